@@ -1,0 +1,70 @@
+//! One address in a cluster.
+
+use std::net::SocketAddr;
+
+use serde::Serialize;
+
+/// Where an endpoint is reached.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Address {
+    /// An IP address and port.
+    Socket(SocketAddr),
+    /// A DNS name, resolved by the gateway, and a port.
+    Dns {
+        /// The name to look up.
+        host: String,
+        /// The port of every address it resolves to.
+        port: u16,
+    },
+}
+
+impl std::fmt::Display for Address {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Socket(address) => address.fmt(f),
+            Self::Dns { host, port } => write!(f, "{host}:{port}"),
+        }
+    }
+}
+
+impl Serialize for Address {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+/// What the source says of an endpoint's health (EDS `health_status`).
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Health {
+    /// Takes new connections.
+    #[default]
+    Healthy,
+    /// Takes new connections only when nothing better is left.
+    Degraded,
+    /// Takes no new connections and keeps those it has.
+    Draining,
+    /// Takes no new connections.
+    Unhealthy,
+}
+
+/// One address in a cluster.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Endpoint {
+    /// Where it is.
+    pub address: Address,
+    /// Its share against the other endpoints of its locality; at least 1.
+    pub weight: u32,
+    /// What the source says of it.
+    pub health: Health,
+    /// The pod or other workload behind the address, where the source names it; for people, never for routing.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub workload: String,
+}
+
+impl Endpoint {
+    /// A healthy endpoint of weight 1.
+    pub fn new(address: Address) -> Self {
+        Self { address, weight: 1, health: Health::default(), workload: String::new() }
+    }
+}

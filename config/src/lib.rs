@@ -1,0 +1,14 @@
+//! What the gateway should do, and the code that derives it from each source.
+//!
+//! Everything here is pure: no socket, file, clock, task or environment variable. Bytes, text and time come in
+//! as arguments; a [`snapshot::Snapshot`] comes out. That is what makes every rule of it testable by a value.
+
+pub mod cluster;
+pub mod duration;
+pub mod endpoint;
+pub mod listener;
+pub mod locality;
+pub mod rejection;
+pub mod route;
+pub mod server_name;
+pub mod snapshot;
