@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::duration;
 use crate::endpoint::Endpoint;
@@ -37,7 +37,8 @@ pub struct LocalityEndpoints {
 }
 
 /// How upstream sockets are kept alive (`TCP_KEEPIDLE`, `TCP_KEEPINTVL`, `TCP_KEEPCNT`).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Keepalive {
     /// Silence before the first probe.
     #[serde(with = "duration::text")]

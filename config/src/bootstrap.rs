@@ -1,0 +1,360 @@
+//! Process settings: one YAML file, overridden by `EASTGATE_...` variables, overridden by flags.
+//!
+//! [`KEYS`] lists every setting once, with its meaning; the environment's names, the help text and the hint after a
+//! misspelt key are all made from it.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::cluster::{DEFAULT_CONNECT_TIMEOUT, Keepalive};
+use crate::duration;
+
+mod layers;
+pub use layers::{Error, Layers};
+
+/// The prefix of every environment variable that is a setting.
+pub const ENV_PREFIX: &str = "EASTGATE_";
+
+/// One setting: its path in the file, and what it means.
+#[derive(Debug)]
+pub struct Key {
+    /// Such as `inspect.timeout`.
+    pub path: &'static str,
+    /// One line for people.
+    pub meaning: &'static str,
+}
+
+impl Key {
+    /// The environment variable, such as `EASTGATE_INSPECT_TIMEOUT`.
+    pub fn variable(&self) -> String {
+        format!("{ENV_PREFIX}{}", self.path.replace('.', "_").to_uppercase())
+    }
+}
+
+const fn key(path: &'static str, meaning: &'static str) -> Key {
+    Key { path, meaning }
+}
+
+/// Every setting, in the order of the file.
+pub const KEYS: &[Key] = &[
+    key("node.namespace", "the namespace that the gateway runs in"),
+    key(
+        "node.labels",
+        "the gateway's labels; a Gateway applies whose selector they meet (none: every Gateway)",
+    ),
+    key("node.cluster_domain", "the suffix of the cluster's own names"),
+    key("source.mesh_dir", "a directory of Istio and Kubernetes resources to serve, watched for changes"),
+    key("listen.address", "where a listener binds whose Gateway does not say"),
+    key("listen.ports", "Gateway port to bind address, such as {15443: 127.0.0.1:8443}, where they differ"),
+    key("inspect.max_hello_bytes", "the largest ClientHello, up to 131072"),
+    key("inspect.timeout", "for the whole ClientHello, from accept"),
+    key("routing.require_istio_alpn", "AUTO_PASSTHROUGH takes mesh clients only (they offer an istio ALPN)"),
+    key(
+        "routing.rewrites",
+        "{pattern, replacement} list for AUTO_PASSTHROUGH; empty: .global to .svc.CLUSTER_DOMAIN",
+    ),
+    key("upstream.connect_timeout", "for one attempt, where no DestinationRule says"),
+    key("upstream.connect_attempts", "endpoints to try before the client is refused"),
+    key("relay.idle_timeout", "close a connection that is silent in both directions for this long"),
+    key("relay.keepalive.time", "silence before the first TCP keepalive probe, on both sides"),
+    key("relay.keepalive.interval", "between keepalive probes"),
+    key("relay.keepalive.probes", "unanswered probes before a connection is given up"),
+    key("limits.max_connections", "open client connections; 0 takes what the file descriptors allow"),
+    key("limits.max_pending_hellos", "clients whose ClientHello is not complete yet"),
+    key("threads", "data threads; 0 is one for each core"),
+    key("admin.address", "metrics, /clusters, /config_dump; loopback unless you know better"),
+    key("admin.readiness_address", "/healthz/ready for Kubernetes; empty for none"),
+    key("access_log.path", "one record for each connection; - is standard output, empty is off"),
+    key("access_log.format", "json or text"),
+    key("log.level", "error, warn, info, debug, or a tracing filter such as info,eastgate=debug"),
+    key("log.format", "text or json"),
+    key("drain.timeout", "after SIGTERM, how long open connections may go on"),
+];
+
+/// The effective settings.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+#[allow(missing_docs, reason = "KEYS says what each means")]
+pub struct Settings {
+    pub node: Node,
+    pub source: Source,
+    pub listen: Listen,
+    pub inspect: Inspect,
+    pub routing: Routing,
+    pub upstream: Upstream,
+    pub relay: Relay,
+    pub limits: Limits,
+    pub threads: usize,
+    pub admin: Admin,
+    pub access_log: AccessLog,
+    pub log: Log,
+    pub drain: Drain,
+}
+
+/// Who the gateway is in the mesh.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+#[allow(missing_docs, reason = "KEYS says what each means")]
+pub struct Node {
+    pub namespace: String,
+    pub labels: BTreeMap<String, String>,
+    pub cluster_domain: String,
+}
+
+impl Default for Node {
+    fn default() -> Self {
+        Self {
+            namespace: "istio-system".into(),
+            labels: BTreeMap::new(),
+            cluster_domain: "cluster.local".into(),
+        }
+    }
+}
+
+/// Where the configuration comes from.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+#[allow(missing_docs, reason = "KEYS says what each means")]
+pub struct Source {
+    #[serde(deserialize_with = "empty_is_none")]
+    pub mesh_dir: Option<PathBuf>,
+}
+
+/// Where listeners bind.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+#[allow(missing_docs, reason = "KEYS says what each means")]
+pub struct Listen {
+    pub address: IpAddr,
+    pub ports: BTreeMap<u16, SocketAddr>,
+}
+
+impl Default for Listen {
+    fn default() -> Self {
+        Self { address: Ipv4Addr::UNSPECIFIED.into(), ports: BTreeMap::new() }
+    }
+}
+
+/// Limits on the ClientHello.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+#[allow(missing_docs, reason = "KEYS says what each means")]
+pub struct Inspect {
+    pub max_hello_bytes: usize,
+    #[serde(with = "duration::text")]
+    pub timeout: Duration,
+}
+
+/// The most that `inspect.max_hello_bytes` may be.
+pub const MAX_HELLO_BYTES: usize = 128 * 1024;
+
+impl Default for Inspect {
+    fn default() -> Self {
+        Self { max_hello_bytes: 64 * 1024, timeout: Duration::from_secs(10) }
+    }
+}
+
+/// How names are matched.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+#[allow(missing_docs, reason = "KEYS says what each means")]
+pub struct Routing {
+    pub require_istio_alpn: bool,
+    pub rewrites: Vec<RewriteRule>,
+}
+
+/// A rewrite as it stands in the settings.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[allow(missing_docs, reason = "the words of Istio's filter")]
+pub struct RewriteRule {
+    pub pattern: String,
+    pub replacement: String,
+}
+
+impl Default for Routing {
+    fn default() -> Self {
+        Self { require_istio_alpn: true, rewrites: Vec::new() }
+    }
+}
+
+/// How endpoints are reached.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+#[allow(missing_docs, reason = "KEYS says what each means")]
+pub struct Upstream {
+    #[serde(with = "duration::text")]
+    pub connect_timeout: Duration,
+    pub connect_attempts: u32,
+}
+
+impl Default for Upstream {
+    fn default() -> Self {
+        Self { connect_timeout: DEFAULT_CONNECT_TIMEOUT, connect_attempts: 3 }
+    }
+}
+
+/// How bytes are moved.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+#[allow(missing_docs, reason = "KEYS says what each means")]
+pub struct Relay {
+    #[serde(with = "duration::text")]
+    pub idle_timeout: Duration,
+    pub keepalive: Keepalive,
+}
+
+impl Default for Relay {
+    fn default() -> Self {
+        // Network load balancers forget a silent connection after 350 s at the least; probes come well before that.
+        let keepalive =
+            Keepalive { time: Duration::from_secs(60), interval: Duration::from_secs(10), probes: 6 };
+        Self { idle_timeout: Duration::from_secs(3600), keepalive }
+    }
+}
+
+/// What the gateway takes on at once.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+#[allow(missing_docs, reason = "KEYS says what each means")]
+pub struct Limits {
+    pub max_connections: usize,
+    pub max_pending_hellos: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { max_connections: 0, max_pending_hellos: 10_000 }
+    }
+}
+
+/// The admin addresses.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+#[allow(missing_docs, reason = "KEYS says what each means")]
+pub struct Admin {
+    pub address: SocketAddr,
+    #[serde(deserialize_with = "empty_is_none")]
+    pub readiness_address: Option<SocketAddr>,
+}
+
+impl Default for Admin {
+    fn default() -> Self {
+        Self {
+            address: SocketAddr::from((Ipv4Addr::LOCALHOST, 15000)),
+            readiness_address: Some(SocketAddr::from((Ipv4Addr::UNSPECIFIED, 15021))),
+        }
+    }
+}
+
+/// Where connections are recorded.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+#[allow(missing_docs, reason = "KEYS says what each means")]
+pub struct AccessLog {
+    pub path: String,
+    pub format: Format,
+}
+
+impl Default for AccessLog {
+    fn default() -> Self {
+        Self { path: "-".into(), format: Format::Json }
+    }
+}
+
+/// How lines are written.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Format {
+    /// One JSON object a line.
+    Json,
+    /// For people.
+    #[default]
+    Text,
+}
+
+/// The process's own log, on standard error.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+#[allow(missing_docs, reason = "KEYS says what each means")]
+pub struct Log {
+    pub level: String,
+    pub format: Format,
+}
+
+impl Default for Log {
+    fn default() -> Self {
+        Self { level: "info".into(), format: Format::Text }
+    }
+}
+
+/// How the gateway leaves.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+#[allow(missing_docs, reason = "KEYS says what each means")]
+pub struct Drain {
+    #[serde(with = "duration::text")]
+    pub timeout: Duration,
+}
+
+impl Default for Drain {
+    fn default() -> Self {
+        Self { timeout: Duration::from_secs(45) }
+    }
+}
+
+impl Settings {
+    /// Checks what types alone do not say.
+    ///
+    /// # Errors
+    /// Names the first key whose value cannot be.
+    fn validate(&self) -> Result<(), Error> {
+        let wrong = |key: &str, reason: &str| Err(Error::Value { key: key.into(), reason: reason.into() });
+        if !(1..=MAX_HELLO_BYTES).contains(&self.inspect.max_hello_bytes) {
+            return wrong("inspect.max_hello_bytes", "give a number from 1 to 131072");
+        }
+        if self.inspect.timeout.is_zero() {
+            return wrong("inspect.timeout", "give a duration above 0, such as 10s");
+        }
+        if self.upstream.connect_attempts == 0 {
+            return wrong("upstream.connect_attempts", "give at least 1");
+        }
+        if self.upstream.connect_timeout.is_zero() {
+            return wrong("upstream.connect_timeout", "give a duration above 0, such as 10s");
+        }
+        if self.relay.idle_timeout.is_zero() {
+            return wrong("relay.idle_timeout", "give a duration above 0, such as 1h");
+        }
+        for (index, rule) in self.routing.rewrites.iter().enumerate() {
+            if let Err(error) = crate::route::Rewrite::new(&rule.pattern, &rule.replacement) {
+                return wrong(&format!("routing.rewrites[{index}].pattern"), &error.to_string());
+            }
+        }
+        Ok(())
+    }
+}
+
+/// An empty text switches an optional setting off: an environment variable has no other way to say so.
+fn empty_is_none<'de, D, T>(deserializer: D) -> Result<Option<T>, D::Error>
+where
+    D: serde::Deserializer<'de>,
+    T: std::str::FromStr<Err: std::fmt::Display>,
+{
+    match Option::<String>::deserialize(deserializer)?.as_deref() {
+        None | Some("") => Ok(None),
+        Some(text) => text.parse().map(Some).map_err(serde::de::Error::custom),
+    }
+}
+
+/// The value of a setting in a tree of settings.
+fn at<'a>(tree: &'a Value, path: &str) -> Option<&'a Value> {
+    path.split('.').try_fold(tree, |node, part| node.get(part))
+}
+
+#[cfg(test)]
+mod tests;
