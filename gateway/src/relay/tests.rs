@@ -1,0 +1,181 @@
+use std::io::{Read, Write};
+use std::net::{Shutdown, TcpListener as StdListener, TcpStream as StdStream};
+use std::thread::JoinHandle;
+
+use super::*;
+
+/// A relay between two real socket pairs, on a thread of its own; the test holds the outer ends.
+struct Relayed {
+    client: StdStream,
+    upstream: StdStream,
+    relay: JoinHandle<(Result<(), Error>, u64, u64)>,
+}
+
+fn pair() -> (StdStream, StdStream) {
+    let listener = StdListener::bind("127.0.0.1:0").unwrap();
+    let outer = StdStream::connect(listener.local_addr().unwrap()).unwrap();
+    (outer, listener.accept().unwrap().0)
+}
+
+fn relayed(idle: Duration) -> Relayed {
+    let (client, client_inner) = pair();
+    let (upstream, upstream_inner) = pair();
+    let relay = std::thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let inner = [client_inner, upstream_inner].map(|stream| {
+                stream.set_nonblocking(true).unwrap();
+                TcpStream::from_std(stream).unwrap()
+            });
+            let totals = [const { AtomicU64::new(0) }; 2];
+            let meter = Meter::new([(&totals[0], &totals[1]); 2]);
+            let result = run(&inner[0], &inner[1], &meter, idle).await;
+            let counted = (meter.to_upstream.get(), meter.to_client.get());
+            drop(meter);
+            let published = totals.map(|total| total.load(Relaxed) / 2);
+            assert_eq!(published, [counted.0, counted.1]);
+            (result, counted.0, counted.1)
+        })
+    });
+    Relayed { client, upstream, relay }
+}
+
+const LONG: Duration = Duration::from_secs(3600);
+
+fn pattern(length: usize) -> Vec<u8> {
+    (0..length).map(|index| (index.wrapping_mul(2_654_435_761) >> 11) as u8).collect()
+}
+
+#[test]
+fn a_finished_upload_still_gets_its_answer() {
+    let Relayed { mut client, mut upstream, relay } = relayed(LONG);
+    client.write_all(b"question").unwrap();
+    client.shutdown(Shutdown::Write).unwrap();
+    let mut question = Vec::new();
+    upstream.read_to_end(&mut question).unwrap();
+    upstream.write_all(b"answer").unwrap();
+    drop(upstream);
+    let mut answer = Vec::new();
+    client.read_to_end(&mut answer).unwrap();
+    assert_eq!((question.as_slice(), answer.as_slice()), (&b"question"[..], &b"answer"[..]));
+    let (result, to_upstream, to_client) = relay.join().unwrap();
+    assert!(result.is_ok());
+    assert_eq!((to_upstream, to_client), (8, 6));
+}
+
+#[test]
+fn the_endpoint_may_finish_first() {
+    let Relayed { mut client, mut upstream, relay } = relayed(LONG);
+    upstream.shutdown(Shutdown::Write).unwrap();
+    assert_eq!(client.read(&mut [0; 1]).unwrap(), 0);
+    let sent = pattern(300_000);
+    let writer = std::thread::spawn({
+        let sent = sent.clone();
+        move || client.write_all(&sent).unwrap()
+    });
+    let mut got = Vec::new();
+    upstream.read_to_end(&mut got).unwrap();
+    writer.join().unwrap();
+    assert!(got == sent);
+    assert!(relay.join().unwrap().0.is_ok());
+}
+
+#[test]
+fn both_directions_at_once_lose_nothing_with_a_slow_reader() {
+    let Relayed { client, upstream, relay } = relayed(LONG);
+    let sent = pattern(8 << 20);
+    let ends = [client, upstream].map(|stream| {
+        let mut reader = stream.try_clone().unwrap();
+        let mut writer = stream;
+        let sent = sent.clone();
+        let writing = std::thread::spawn(move || {
+            writer.write_all(&sent).unwrap();
+            writer.shutdown(Shutdown::Write).unwrap();
+        });
+        let reading = std::thread::spawn(move || {
+            let mut got = Vec::new();
+            // Odd sizes make the relay hold remainders of every length.
+            let mut piece = vec![0; 7_919];
+            loop {
+                match reader.read(&mut piece).unwrap() {
+                    0 => return got,
+                    read => got.extend_from_slice(&piece[..read]),
+                }
+            }
+        });
+        (writing, reading)
+    });
+    for (writing, reading) in ends {
+        writing.join().unwrap();
+        assert!(reading.join().unwrap() == sent);
+    }
+    assert_eq!(relay.join().unwrap().1, sent.len() as u64);
+}
+
+fn reset_socket(socket: StdStream) {
+    SockRef::from(&socket).set_linger(Some(Duration::ZERO)).unwrap();
+    drop(socket);
+}
+
+fn assert_reset(mut socket: StdStream) {
+    let error = socket.read_to_end(&mut Vec::new()).unwrap_err();
+    assert_eq!(error.kind(), io::ErrorKind::ConnectionReset);
+}
+
+#[test]
+fn a_reset_is_answered_with_a_reset_either_way() {
+    let Relayed { client, upstream, relay } = relayed(LONG);
+    reset_socket(client);
+    assert_reset(upstream);
+    assert!(matches!(relay.join().unwrap().0, Err(Error::Broken { side: Side::Client, .. })));
+
+    let Relayed { client, upstream, relay } = relayed(LONG);
+    reset_socket(upstream);
+    assert_reset(client);
+    assert!(matches!(relay.join().unwrap().0, Err(Error::Broken { side: Side::Upstream, .. })));
+}
+
+#[test]
+fn a_reset_after_the_fin_is_seen() {
+    let Relayed { client, mut upstream, relay } = relayed(LONG);
+    client.shutdown(Shutdown::Write).unwrap();
+    assert_eq!(upstream.read(&mut [0; 1]).unwrap(), 0);
+    reset_socket(client);
+    assert!(matches!(relay.join().unwrap().0, Err(Error::Broken { side: Side::Client, .. })));
+    // The FIN came first, so only writing shows the reset.
+    while upstream.write_all(b"x").is_ok() {}
+}
+
+#[test]
+fn a_reset_is_seen_while_the_receiver_is_full() {
+    let Relayed { mut client, upstream, relay } = relayed(LONG);
+    client.set_nonblocking(true).unwrap();
+    let piece = pattern(64 * 1024);
+    // Fills every buffer on the way; the endpoint reads nothing, so the relay comes to hold a remainder.
+    let mut refused = 0;
+    while refused < 50 {
+        match client.write(&piece) {
+            Ok(_) => refused = 0,
+            Err(_) => {
+                refused += 1;
+                std::thread::yield_now();
+            }
+        }
+    }
+    reset_socket(client);
+    assert!(matches!(relay.join().unwrap().0, Err(Error::Broken { side: Side::Client, .. })));
+    drop(upstream);
+}
+
+#[test]
+fn silence_ends_a_connection_and_bytes_keep_it() {
+    let Relayed { mut client, mut upstream, relay } = relayed(Duration::from_millis(80));
+    let mut piece = [0; 1];
+    for _ in 0..40 {
+        client.write_all(b"x").unwrap();
+        upstream.read_exact(&mut piece).unwrap();
+        std::thread::park_timeout(Duration::from_millis(5));
+    }
+    assert!(!relay.is_finished());
+    assert!(matches!(relay.join().unwrap().0, Err(Error::Idle(_))));
+}

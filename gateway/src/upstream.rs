@@ -1,0 +1,107 @@
+//! Everything between "this cluster" and "this connected endpoint".
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+
+use eastgate_config::cluster::Keepalive;
+use tokio::net::TcpStream;
+
+pub mod balance;
+pub mod cluster;
+pub mod dial;
+pub mod endpoint;
+pub mod resolve;
+
+pub use cluster::Cluster;
+
+/// A connection to an endpoint, counted in its cluster and endpoint until it is dropped.
+#[derive(Debug)]
+pub struct Upstream {
+    /// The socket.
+    pub stream: TcpStream,
+    /// The endpoint.
+    pub endpoint: endpoint::InUse,
+    _slot: cluster::Slot,
+}
+
+/// Why no endpoint was reached.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The cluster has no endpoint that takes new connections.
+    #[error("cluster {0} has no endpoint that takes new connections")]
+    NoEndpoint(String),
+    /// The cluster has as many connections as it may.
+    #[error(
+        "cluster {cluster} has its {limit} connections (DestinationRule connectionPool.tcp.maxConnections)"
+    )]
+    Overflow {
+        /// Its name.
+        cluster: String,
+        /// How many it may have.
+        limit: u32,
+    },
+    /// Every endpoint that was tried failed; this is what the last one said.
+    #[error("{endpoint} did not take the connection")]
+    Connect {
+        /// The last one tried.
+        endpoint: SocketAddr,
+        /// Its answer.
+        #[source]
+        source: io::Error,
+    },
+}
+
+/// Connects to an endpoint of the cluster. One that refuses or does not answer in the connect timeout is left for
+/// another that was not tried yet, up to `attempts` in all; `attempted` counts them as they are made.
+///
+/// # Errors
+/// No endpoint was reached.
+pub async fn connect(
+    cluster: &Arc<Cluster>,
+    attempts: u32,
+    keepalive: Keepalive,
+    attempted: &mut u32,
+) -> Result<Upstream, Error> {
+    let stats = &cluster.stats;
+    let Some(slot) = cluster.slot() else {
+        stats.overflow.fetch_add(1, Relaxed);
+        let limit = cluster.config.max_connections.unwrap_or_default();
+        return Err(Error::Overflow { cluster: cluster.config.name.clone(), limit });
+    };
+    let mut tried = Vec::new();
+    let mut last = None;
+    while *attempted < attempts {
+        let Some(picked) = cluster.balancer.pick(&tried, |below| fastrand::u64(..below)) else { break };
+        *attempted += 1;
+        let endpoint = endpoint::InUse::new(Arc::clone(picked));
+        let timeout = cluster.config.connect_timeout;
+        let keepalive = cluster.config.keepalive.unwrap_or(keepalive);
+        match dial::dial(picked.address, timeout, keepalive).await {
+            Ok(stream) => {
+                stats.connected.fetch_add(1, Relaxed);
+                endpoint.connected();
+                return Ok(Upstream { stream, endpoint, _slot: slot });
+            }
+            Err(error) if error.kind() == io::ErrorKind::TimedOut => {
+                stats.timed_out.fetch_add(1, Relaxed);
+                picked.stats.count_timed_out();
+                last = Some((picked.address, error));
+            }
+            Err(error) => {
+                stats.refused.fetch_add(1, Relaxed);
+                picked.stats.count_refused();
+                last = Some((picked.address, error));
+            }
+        }
+        tried.push(picked.address);
+    }
+    match last {
+        Some((endpoint, source)) => Err(Error::Connect { endpoint, source }),
+        None => {
+            stats.no_endpoint.fetch_add(1, Relaxed);
+            Err(Error::NoEndpoint(cluster.config.name.clone()))
+        }
+    }
+}

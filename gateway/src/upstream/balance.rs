@@ -1,0 +1,115 @@
+//! Which endpoint takes the next connection. Pure: chance comes in as an argument.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+
+use eastgate_config::cluster::Policy;
+use eastgate_config::endpoint::Health;
+
+use super::endpoint::Endpoint;
+
+mod round_robin;
+
+/// The endpoints that may be chosen, ready for the cluster's policy.
+#[derive(Debug)]
+pub struct Balancer {
+    policy: Choice,
+    endpoints: Box<[Arc<Endpoint>]>,
+    /// Running sums of the weights, where they differ: a draw below the total finds its endpoint by binary search.
+    cumulative: Option<Box<[u64]>>,
+}
+
+#[derive(Debug)]
+enum Choice {
+    LeastRequest,
+    Random,
+    RoundRobin {
+        /// Indices in the order of smooth weighted round robin, where weights differ.
+        order: Option<Box<[u32]>>,
+        next: AtomicUsize,
+    },
+}
+
+impl Balancer {
+    /// Prepares a choice among those endpoints that take new connections: the healthy ones of the first priority
+    /// that has any, else its degraded ones.
+    pub fn new<'a>(policy: Policy, endpoints: impl Iterator<Item = (u32, &'a Arc<Endpoint>)>) -> Self {
+        let mut usable: Vec<_> = endpoints
+            .filter_map(|(priority, endpoint)| match endpoint.health {
+                Health::Healthy => Some(((priority, 0), endpoint)),
+                Health::Degraded => Some(((priority, 1), endpoint)),
+                Health::Draining | Health::Unhealthy => None,
+            })
+            .collect();
+        let first = usable.iter().map(|(rank, _)| *rank).min();
+        usable.retain(|(rank, _)| Some(*rank) == first);
+        let endpoints: Box<[_]> = usable.into_iter().map(|(_, endpoint)| Arc::clone(endpoint)).collect();
+
+        let weights: Vec<u32> = endpoints.iter().map(|endpoint| endpoint.weight.max(1)).collect();
+        let equal = weights.windows(2).all(|pair| pair[0] == pair[1]);
+        let policy = match policy {
+            Policy::LeastRequest => Choice::LeastRequest,
+            Policy::Random => Choice::Random,
+            Policy::RoundRobin => Choice::RoundRobin {
+                order: (!equal).then(|| round_robin::smooth_order(&weights)),
+                next: AtomicUsize::new(0),
+            },
+        };
+        let cumulative = (!equal).then(|| {
+            let sums = weights.iter().scan(0u64, |sum, weight| {
+                *sum += u64::from(*weight);
+                Some(*sum)
+            });
+            sums.collect()
+        });
+        Self { policy, endpoints, cumulative }
+    }
+
+    /// The endpoints that may be chosen.
+    pub fn endpoints(&self) -> &[Arc<Endpoint>] {
+        &self.endpoints
+    }
+
+    /// An endpoint for a new connection, other than those tried before; `None` when none is left.
+    /// `draw(n)` gives a number below `n` by chance.
+    pub fn pick(&self, tried: &[SocketAddr], mut draw: impl FnMut(u64) -> u64) -> Option<&Arc<Endpoint>> {
+        match &self.policy {
+            Choice::Random => self.untried(self.drawn(&mut draw)?, tried),
+            Choice::RoundRobin { order, next } => {
+                let turn = next.fetch_add(1, Relaxed);
+                let index = match order {
+                    Some(order) => order[turn % order.len()] as usize,
+                    None => turn.checked_rem(self.endpoints.len())?,
+                };
+                self.untried(index, tried)
+            }
+            Choice::LeastRequest => {
+                let one = self.untried(self.drawn(&mut draw)?, tried)?;
+                let other = self.untried(self.drawn(&mut draw)?, tried)?;
+                Some(if other.stats.active() < one.stats.active() { other } else { one })
+            }
+        }
+    }
+
+    /// The index of an endpoint drawn by weight.
+    fn drawn(&self, draw: &mut impl FnMut(u64) -> u64) -> Option<usize> {
+        match &self.cumulative {
+            None if self.endpoints.is_empty() => None,
+            None => Some(draw(self.endpoints.len() as u64) as usize),
+            Some(sums) => {
+                let point = draw(*sums.last()?);
+                Some(sums.partition_point(|sum| *sum <= point))
+            }
+        }
+    }
+
+    /// The first endpoint from this index on, around the end, that was not tried.
+    fn untried(&self, index: usize, tried: &[SocketAddr]) -> Option<&Arc<Endpoint>> {
+        let (before, from) = self.endpoints.split_at_checked(index)?;
+        from.iter().chain(before).find(|endpoint| !tried.contains(&endpoint.address))
+    }
+}
+
+#[cfg(test)]
+mod tests;

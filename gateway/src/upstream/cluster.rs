@@ -1,0 +1,188 @@
+//! A cluster in its compiled form: resolved endpoints, ready to be picked from.
+
+use std::collections::{BTreeMap, HashMap};
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
+
+use eastgate_config::cluster as config;
+use eastgate_config::endpoint::Address;
+
+use super::balance::Balancer;
+use super::endpoint::Endpoint;
+
+/// What DNS names resolve to at present.
+pub type Resolutions = BTreeMap<String, Vec<IpAddr>>;
+
+/// A cluster that the data path connects through.
+#[derive(Debug)]
+pub struct Cluster {
+    /// What it was compiled from.
+    pub config: Arc<config::Cluster>,
+    /// Every endpoint, those included that take no new connections.
+    pub endpoints: Vec<Arc<Endpoint>>,
+    /// The choice among them.
+    pub balancer: Balancer,
+    /// What is counted about it, carried over from table to table.
+    pub stats: Arc<Stats>,
+}
+
+/// What is counted about a cluster.
+#[derive(Debug, Default)]
+pub struct Stats {
+    active: AtomicUsize,
+    /// Connections established.
+    pub connected: AtomicU64,
+    /// Attempts that an error ended.
+    pub refused: AtomicU64,
+    /// Attempts that the connect timeout ended.
+    pub timed_out: AtomicU64,
+    /// Connections refused because no endpoint takes any.
+    pub no_endpoint: AtomicU64,
+    /// Connections refused because `max_connections` are open.
+    pub overflow: AtomicU64,
+    /// Bytes relayed from clients.
+    pub to_upstream: AtomicU64,
+    /// Bytes relayed to clients.
+    pub to_client: AtomicU64,
+}
+
+impl Stats {
+    /// Open connections.
+    pub fn active(&self) -> usize {
+        self.active.load(Relaxed)
+    }
+}
+
+/// One of a cluster's open connections; counted until it is dropped.
+#[derive(Debug)]
+pub struct Slot(Arc<Stats>);
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        self.0.active.fetch_sub(1, Relaxed);
+    }
+}
+
+impl Cluster {
+    /// Compiles a cluster. Returns the old one where nothing changed, and takes its counters along in any case.
+    pub fn build(
+        config: &Arc<config::Cluster>,
+        resolved: &Resolutions,
+        old: Option<&Arc<Self>>,
+    ) -> Arc<Self> {
+        let places = places(config, resolved);
+        if let Some(old) = old
+            && (Arc::ptr_eq(&old.config, config) || old.config == *config)
+            && old.endpoints.iter().map(|endpoint| endpoint.address).eq(places.iter().map(|place| place.0))
+        {
+            return Arc::clone(old);
+        }
+        let known: HashMap<SocketAddr, &Arc<Endpoint>> =
+            old.iter().flat_map(|old| &old.endpoints).map(|endpoint| (endpoint.address, endpoint)).collect();
+        let endpoints: Vec<_> = places
+            .iter()
+            .map(|(address, group, endpoint)| {
+                Arc::new(Endpoint {
+                    address: *address,
+                    weight: endpoint.weight.max(1),
+                    health: endpoint.health,
+                    locality: group.locality.clone(),
+                    workload: endpoint.workload.clone(),
+                    stats: known.get(address).map(|known| Arc::clone(&known.stats)).unwrap_or_default(),
+                })
+            })
+            .collect();
+        let priorities = places.iter().map(|(_, group, _)| group.priority);
+        let balancer = Balancer::new(config.policy, priorities.zip(&endpoints));
+        let stats = old.map(|old| Arc::clone(&old.stats)).unwrap_or_default();
+        Arc::new(Self { config: Arc::clone(config), endpoints, balancer, stats })
+    }
+
+    /// Takes one of the connections that the cluster may have, or `None` when all are taken.
+    pub(super) fn slot(&self) -> Option<Slot> {
+        let limit = self.config.max_connections.map_or(usize::MAX, |limit| limit as usize);
+        if self.stats.active.fetch_add(1, Relaxed) < limit {
+            return Some(Slot(Arc::clone(&self.stats)));
+        }
+        self.stats.active.fetch_sub(1, Relaxed);
+        None
+    }
+}
+
+type Place<'a> = (SocketAddr, &'a config::LocalityEndpoints, &'a eastgate_config::endpoint::Endpoint);
+
+/// Every address of the cluster once, DNS names resolved; the first endpoint that names an address counts.
+fn places<'a>(config: &'a config::Cluster, resolved: &Resolutions) -> Vec<Place<'a>> {
+    let mut seen = std::collections::HashSet::new();
+    let mut places = Vec::new();
+    for group in &config.localities {
+        for endpoint in &group.endpoints {
+            let mut add = |address| {
+                if seen.insert(address) {
+                    places.push((address, group, endpoint));
+                }
+            };
+            match &endpoint.address {
+                Address::Socket(address) => add(*address),
+                Address::Dns { host, port } => {
+                    resolved.get(host).into_iter().flatten().for_each(|ip| add((*ip, *port).into()));
+                }
+            }
+        }
+    }
+    places
+}
+
+#[cfg(test)]
+mod tests {
+    use eastgate_config::endpoint::Endpoint as Configured;
+
+    use super::*;
+
+    fn config(ports: &[u16]) -> Arc<config::Cluster> {
+        let endpoint = |port: &u16| Configured::new(Address::Socket(([10, 0, 0, 1], *port).into()));
+        Arc::new(config::Cluster::new("c", ports.iter().map(endpoint).collect()))
+    }
+
+    #[test]
+    fn an_unchanged_cluster_is_not_rebuilt() {
+        let one = Cluster::build(&config(&[1, 2]), &Resolutions::new(), None);
+        let two = Cluster::build(&config(&[1, 2]), &Resolutions::new(), Some(&one));
+        assert!(Arc::ptr_eq(&one, &two));
+    }
+
+    #[test]
+    fn counters_outlive_a_change_by_cluster_and_address() {
+        let one = Cluster::build(&config(&[1, 2]), &Resolutions::new(), None);
+        one.endpoints[1].stats.count_refused();
+        let two = Cluster::build(&config(&[2, 3]), &Resolutions::new(), Some(&one));
+        assert_eq!(two.endpoints[0].stats.refused(), 1);
+        assert_eq!(two.endpoints[1].stats.refused(), 0);
+        assert!(Arc::ptr_eq(&one.stats, &two.stats));
+    }
+
+    #[test]
+    fn a_dns_name_stands_for_all_its_addresses_and_changes_with_them() {
+        let endpoint = Configured::new(Address::Dns { host: "gw.example".into(), port: 15443 });
+        let config = Arc::new(config::Cluster::new("c", vec![endpoint]));
+        let one = Cluster::build(&config, &Resolutions::new(), None);
+        assert!(one.endpoints.is_empty());
+        let resolved: Resolutions =
+            [("gw.example".into(), vec![[10, 0, 0, 1].into(), [10, 0, 0, 2].into()])].into();
+        let two = Cluster::build(&config, &resolved, Some(&one));
+        let addresses: Vec<_> = two.endpoints.iter().map(|endpoint| endpoint.address.to_string()).collect();
+        assert_eq!(addresses, ["10.0.0.1:15443", "10.0.0.2:15443"]);
+    }
+
+    #[test]
+    fn the_connection_limit_holds_and_a_dropped_slot_is_free_again() {
+        let mut limited = (*config(&[1])).clone();
+        limited.max_connections = Some(1);
+        let cluster = Cluster::build(&Arc::new(limited), &Resolutions::new(), None);
+        let slot = cluster.slot();
+        assert!(slot.is_some() && cluster.slot().is_none());
+        drop(slot);
+        assert!(cluster.slot().is_some());
+    }
+}

@@ -1,0 +1,106 @@
+//! Endpoints given by DNS name: looked up off the data threads, kept fresh, and kept when a look-up fails.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::time::Duration;
+
+use eastgate_config::endpoint::Address;
+use eastgate_config::snapshot::Snapshot;
+use hickory_resolver::TokioResolver;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+
+use super::cluster::Resolutions;
+
+/// A record's time to live is taken within these bounds: neither a storm of look-ups nor an address kept for a day.
+const SHORTEST: Duration = Duration::from_secs(5);
+const LONGEST: Duration = Duration::from_secs(300);
+/// After a failed look-up, the last answer stays in use and this passes before the next.
+const AFTER_FAILURE: Duration = Duration::from_secs(5);
+
+/// Every DNS name that an endpoint of the snapshot is given by.
+pub fn names(snapshot: &Snapshot) -> BTreeSet<String> {
+    let endpoints = snapshot.clusters.values().flat_map(|cluster| cluster.endpoints());
+    let name = |address: &Address| match address {
+        Address::Dns { host, .. } => Some(host.clone()),
+        Address::Socket(_) => None,
+    };
+    endpoints.filter_map(|endpoint| name(&endpoint.address)).collect()
+}
+
+/// Keeps `resolved` in step with `wanted` until either end is dropped.
+pub async fn run(
+    resolver: TokioResolver,
+    mut wanted: watch::Receiver<BTreeSet<String>>,
+    resolved: watch::Sender<Resolutions>,
+) {
+    let mut due: BTreeMap<String, Instant> = BTreeMap::new();
+    let mut lookups = JoinSet::new();
+    loop {
+        let now = Instant::now();
+        {
+            let wanted = wanted.borrow_and_update();
+            due.retain(|name, _| wanted.contains(name));
+            for name in wanted.iter() {
+                due.entry(name.clone()).or_insert(now);
+            }
+            resolved.send_if_modified(|known| {
+                let before = known.len();
+                known.retain(|name, _| wanted.contains(name));
+                known.len() != before
+            });
+        }
+        for (name, at) in &mut due {
+            if *at <= now {
+                // Not due again before this look-up has ended, which its own timeout sees to.
+                *at = now + LONGEST;
+                lookups.spawn(look_up(resolver.clone(), name.clone()));
+            }
+        }
+        let next = due.values().min().copied().unwrap_or(now + LONGEST);
+        tokio::select! {
+            changed = wanted.changed() => if changed.is_err() { return },
+            () = resolved.closed() => return,
+            () = tokio::time::sleep_until(next) => {}
+            Some(Ok((name, answer))) = lookups.join_next() => {
+                let Some(at) = due.get_mut(&name) else { continue };
+                *at = settle(&resolved, name, answer);
+            }
+        }
+    }
+}
+
+type Answer = Result<(Vec<IpAddr>, Instant), String>;
+
+async fn look_up(resolver: TokioResolver, name: String) -> (String, Answer) {
+    let answer = match resolver.lookup_ip(name.as_str()).await {
+        Ok(found) => {
+            let mut addresses: Vec<IpAddr> = found.iter().collect();
+            // Answers rotate; a stable order keeps a rotation from looking like a change.
+            addresses.sort();
+            addresses.dedup();
+            Ok((addresses, Instant::from_std(found.valid_until())))
+        }
+        Err(error) => Err(error.to_string()),
+    };
+    (name, answer)
+}
+
+/// Takes an answer in and says when to ask again.
+fn settle(resolved: &watch::Sender<Resolutions>, name: String, answer: Answer) -> Instant {
+    let now = Instant::now();
+    match answer {
+        Ok((addresses, valid_until)) if !addresses.is_empty() => {
+            resolved
+                .send_if_modified(|known| known.insert(name, addresses.clone()).as_ref() != Some(&addresses));
+            valid_until.clamp(now + SHORTEST, now + LONGEST)
+        }
+        Ok(_) => now + AFTER_FAILURE,
+        Err(error) => {
+            let kept = resolved.borrow().get(&name).map_or(0, Vec::len);
+            tracing::warn!(%name, %error, kept, "look-up of an endpoint's name failed; its last addresses stay in use");
+            now + AFTER_FAILURE
+        }
+    }
+}
