@@ -3,4 +3,5 @@
 //! The modules stand in the order in which a connection meets them; ARCHITECTURE.md is the map.
 
 pub mod relay;
+pub mod table;
 pub mod upstream;

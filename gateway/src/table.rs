@@ -1,0 +1,195 @@
+//! The compiled form of a snapshot, which the hot path reads.
+//!
+//! A table is never changed: the one writer builds the next and swaps it in whole, so a connection sees one push or
+//! the other and never a part of each. What did not change is the same `Arc` in both.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use eastgate_config::listener as config;
+use eastgate_config::server_name::{Pattern, ServerName};
+use eastgate_config::snapshot::Snapshot;
+
+use crate::upstream::Cluster;
+use crate::upstream::cluster::Resolutions;
+
+mod server_names;
+
+use server_names::ServerNames;
+
+/// What the gateway does at present.
+#[derive(Debug, Default)]
+pub struct Table {
+    /// Counts the tables of this process; 0 is the empty one before the first snapshot.
+    pub version: u64,
+    /// What it was compiled from.
+    pub snapshot: Arc<Snapshot>,
+    listeners: HashMap<String, Arc<Listener>>,
+    clusters: HashMap<String, Arc<Cluster>>,
+}
+
+/// A listener's names and chains.
+#[derive(Debug)]
+pub struct Listener {
+    /// What it was compiled from.
+    pub config: Arc<config::Listener>,
+    names: ServerNames,
+}
+
+/// Where a connection goes.
+#[derive(Debug)]
+pub struct Routed {
+    /// The cluster to connect through.
+    pub cluster: Arc<Cluster>,
+    /// The filter chain that took the connection.
+    pub chain: String,
+    /// The name it was routed by, where that is not the name that was sent.
+    pub rewritten: Option<String>,
+    /// How long the connection may be silent, where the chain says.
+    pub idle_timeout: Option<Duration>,
+}
+
+/// Why a connection goes nowhere.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Error {
+    /// The listener is not in the table any more.
+    #[error("the listener was removed")]
+    NoListener,
+    /// No filter chain takes the name, as it was sent or rewritten.
+    #[error("no filter chain of the listener takes the name{}", rewritten_too(.rewritten))]
+    NoChain {
+        /// What the name was rewritten to, if it was.
+        rewritten: Option<String>,
+    },
+    /// The chain wants a protocol that the client did not offer.
+    #[error("filter chain {chain} takes only clients that offer one of its protocols (ALPN)")]
+    NoProtocol {
+        /// Its name.
+        chain: String,
+    },
+    /// The chain names a cluster that no source has given.
+    #[error("filter chain {chain} leads to cluster {cluster}, which does not exist")]
+    NoCluster {
+        /// Its name.
+        chain: String,
+        /// The cluster's.
+        cluster: String,
+    },
+}
+
+fn rewritten_too(rewritten: &Option<String>) -> String {
+    rewritten.as_ref().map(|name| format!(", nor rewritten to {name}")).unwrap_or_default()
+}
+
+impl Table {
+    /// Compiles the next table. Takes over from the old one whatever did not change.
+    pub fn build(snapshot: Arc<Snapshot>, resolved: &Resolutions, old: &Self) -> Self {
+        let clusters = snapshot.clusters.iter().map(|(name, config)| {
+            let cluster = Cluster::build(config, resolved, old.clusters.get(name));
+            (name.clone(), cluster)
+        });
+        let listeners = snapshot.listeners.iter().map(|(name, config)| {
+            let listener = match old.listeners.get(name) {
+                Some(old) if Arc::ptr_eq(&old.config, config) || old.config == *config => Arc::clone(old),
+                _ => Arc::new(Listener {
+                    config: Arc::clone(config),
+                    names: ServerNames::new(&config.filter_chains),
+                }),
+            };
+            (name.clone(), listener)
+        });
+        Self {
+            version: old.version + 1,
+            listeners: listeners.collect(),
+            clusters: clusters.collect(),
+            snapshot,
+        }
+    }
+
+    /// The listeners, in no order.
+    pub fn listeners(&self) -> impl Iterator<Item = &Arc<Listener>> {
+        self.listeners.values()
+    }
+
+    /// The clusters, in no order.
+    pub fn clusters(&self) -> impl Iterator<Item = &Arc<Cluster>> {
+        self.clusters.values()
+    }
+
+    /// Finds the way for a connection to this listener with this server name and these protocols. `draw(n)` gives a
+    /// number below `n` by chance, for a chain that spreads over several clusters.
+    ///
+    /// The name is looked up as it was sent; if no chain takes it, as it is rewritten; then the default chain counts.
+    ///
+    /// # Errors
+    /// No chain of this listener takes the connection. There is no other way in: that a cluster of the name exists
+    /// is not enough (CVE-2021-31921).
+    pub fn route<'a>(
+        &self,
+        listener: &str,
+        name: &ServerName,
+        protocols: impl Iterator<Item = &'a [u8]> + Clone,
+        draw: impl FnOnce(u64) -> u64,
+    ) -> Result<Routed, Error> {
+        let listener = self.listeners.get(listener).ok_or(Error::NoListener)?;
+        let (chain, rewritten) = listener.chain(name, protocols)?;
+        let cluster = drawn(&chain.route, draw);
+        match self.clusters.get(cluster) {
+            Some(cluster) => Ok(Routed {
+                cluster: Arc::clone(cluster),
+                chain: chain.name.clone(),
+                rewritten,
+                idle_timeout: chain.idle_timeout,
+            }),
+            None => Err(Error::NoCluster { chain: chain.name.clone(), cluster: cluster.into() }),
+        }
+    }
+}
+
+impl Listener {
+    fn chain<'a>(
+        &self,
+        name: &ServerName,
+        protocols: impl Iterator<Item = &'a [u8]> + Clone,
+    ) -> Result<(&config::FilterChain, Option<String>), Error> {
+        let chains = &self.config.filter_chains;
+        let as_sent = |chain: &config::FilterChain| chain.matches.sent_as.is_empty();
+        if let Some(found) = self.names.find(name.as_str(), chains, as_sent, protocols.clone()) {
+            return Ok((found?, None));
+        }
+        let rewritten = self.config.rewrites.iter().find_map(|rewrite| rewrite.apply(name.as_str()));
+        if let Some(rewritten) = &rewritten {
+            let under = |pattern: &Pattern| pattern.matches(name.host());
+            let allowed =
+                |chain: &config::FilterChain| as_sent(chain) || chain.matches.sent_as.iter().any(under);
+            if let Some(found) = self.names.find(rewritten, chains, allowed, protocols.clone()) {
+                return Ok((found?, Some(rewritten.clone())));
+            }
+        }
+        match self.names.default_chain(chains, protocols) {
+            Some(found) => Ok((found?, None)),
+            None => Err(Error::NoChain { rewritten }),
+        }
+    }
+}
+
+/// One of a route's clusters, by weight.
+fn drawn(route: &eastgate_config::route::Route, draw: impl FnOnce(u64) -> u64) -> &str {
+    let [first, rest @ ..] = route.clusters.as_slice() else { return "" };
+    if rest.is_empty() {
+        return &first.name;
+    }
+    let total: u64 = route.clusters.iter().map(|cluster| u64::from(cluster.weight)).sum();
+    let mut point = if total == 0 { 0 } else { draw(total) };
+    for cluster in &route.clusters {
+        match point.checked_sub(u64::from(cluster.weight)) {
+            Some(left) => point = left,
+            None => return &cluster.name,
+        }
+    }
+    &first.name
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,90 @@
+//! From a name to the filter chains of one listener: exact names, then the longest wildcard suffix, then the default.
+
+use std::collections::HashMap;
+
+use eastgate_config::listener::FilterChain;
+use eastgate_config::server_name::Pattern;
+
+use super::Error;
+
+/// Indices into the listener's chains, in the order in which they are asked. The maps hash with a random key, so that
+/// nobody can choose names that collide.
+#[derive(Debug, Default)]
+pub(super) struct ServerNames {
+    exact: HashMap<String, Vec<usize>>,
+    /// By the name after `*.`.
+    suffix: HashMap<String, Vec<usize>>,
+    any: Vec<usize>,
+}
+
+impl ServerNames {
+    pub(super) fn new(chains: &[FilterChain]) -> Self {
+        let mut names = Self::default();
+        for (index, chain) in chains.iter().enumerate() {
+            for pattern in &chain.matches.server_names {
+                let indices = match pattern {
+                    Pattern::Exact(name) => names.exact.entry(name.to_string()).or_default(),
+                    Pattern::Suffix(name) => names.suffix.entry(name.to_string()).or_default(),
+                    Pattern::Any => &mut names.any,
+                };
+                if !indices.contains(&index) {
+                    indices.push(index);
+                }
+            }
+        }
+        // A chain that asks for a protocol goes before one of the same name that takes whoever is left.
+        let asks_nothing = |index: &usize| chains[*index].matches.application_protocols.is_empty();
+        let lists = names.exact.values_mut().chain(names.suffix.values_mut()).chain([&mut names.any]);
+        lists.for_each(|indices| indices.sort_by_key(asks_nothing));
+        names
+    }
+
+    /// The chain for a name, or `None` where no allowed chain has it. Once a chain has the name, a less specific one
+    /// is not asked, even if the protocols do not fit: as in Envoy, there is no way back.
+    pub(super) fn find<'a, 'c>(
+        &self,
+        name: &str,
+        chains: &'c [FilterChain],
+        allowed: impl Fn(&FilterChain) -> bool,
+        protocols: impl Iterator<Item = &'a [u8]> + Clone,
+    ) -> Option<Result<&'c FilterChain, Error>> {
+        let chosen = |indices: &Vec<usize>| {
+            let candidates = indices.iter().map(|index| &chains[*index]).filter(|chain| allowed(chain));
+            choose(candidates, protocols.clone())
+        };
+        if let Some(found) = self.exact.get(name).and_then(chosen) {
+            return Some(found);
+        }
+        if self.suffix.is_empty() {
+            return None;
+        }
+        let suffixes = name.match_indices('.').map(|(dot, _)| &name[dot + 1..]);
+        suffixes.filter_map(|suffix| self.suffix.get(suffix)).find_map(chosen)
+    }
+
+    /// The chain that takes every name.
+    pub(super) fn default_chain<'a, 'c>(
+        &self,
+        chains: &'c [FilterChain],
+        protocols: impl Iterator<Item = &'a [u8]> + Clone,
+    ) -> Option<Result<&'c FilterChain, Error>> {
+        choose(self.any.iter().map(|index| &chains[*index]), protocols)
+    }
+}
+
+/// The first chain whose protocols the client speaks; an error where there are chains and it speaks none's.
+fn choose<'a, 'c>(
+    candidates: impl Iterator<Item = &'c FilterChain>,
+    protocols: impl Iterator<Item = &'a [u8]> + Clone,
+) -> Option<Result<&'c FilterChain, Error>> {
+    let mut refused = None;
+    for chain in candidates {
+        let wanted = &chain.matches.application_protocols;
+        let offered = |wanted: &String| protocols.clone().any(|offer| offer == wanted.as_bytes());
+        if wanted.is_empty() || wanted.iter().any(offered) {
+            return Some(Ok(chain));
+        }
+        refused.get_or_insert(chain);
+    }
+    refused.map(|chain| Err(Error::NoProtocol { chain: chain.name.clone() }))
+}
