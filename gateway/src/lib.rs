@@ -2,6 +2,12 @@
 //!
 //! The modules stand in the order in which a connection meets them; ARCHITECTURE.md is the map.
 
-pub mod relay;
 pub mod table;
 pub mod upstream;
+
+pub mod relay;
+
+pub mod access_log;
+pub mod drain;
+pub mod metrics;
+pub mod readiness;

@@ -1,0 +1,264 @@
+//! One line for each connection.
+//!
+//! The data threads only fill in a record and hand it over; a thread of its own turns records into lines and writes
+//! them in batches. When that thread is behind (a full disk, a pipe that nobody reads), records are dropped and
+//! counted: the data path never waits for a log.
+
+use std::fs::OpenOptions;
+use std::io::{self, BufWriter, Write};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
+use std::time::{Duration, Instant, SystemTime};
+
+use eastgate_config::bootstrap::{self, Format};
+use eastgate_config::server_name::ServerName;
+use prometheus::IntCounter;
+use serde::Serialize;
+
+/// Records that wait for the writer.
+const QUEUE: usize = 16 * 1024;
+/// Lines are on their way to the disk after this long at the latest.
+const FLUSH: Duration = Duration::from_millis(200);
+
+/// What a connection's line says. Field names are the line's keys.
+#[derive(Debug, Serialize)]
+pub struct Record {
+    /// When the connection was accepted.
+    #[serde(serialize_with = "timestamp")]
+    pub start: SystemTime,
+    /// How long it was open.
+    pub duration_ms: u64,
+    /// The listener's name.
+    pub listener: Arc<str>,
+    /// Who connected.
+    pub client_addr: SocketAddr,
+    /// The name that was sent, in canonical form: it holds no byte that could forge a line.
+    pub server_name: Option<ServerName>,
+    /// The name it was routed by, where a rewrite made it.
+    pub rewritten: Option<String>,
+    /// The filter chain.
+    pub route: Option<String>,
+    /// The cluster.
+    pub cluster: Option<String>,
+    /// The endpoint that was connected, or the last one that was tried.
+    pub endpoint: Option<SocketAddr>,
+    /// Where that endpoint stands.
+    pub locality: Option<String>,
+    /// Bytes from the client.
+    pub to_upstream_bytes: u64,
+    /// Bytes to the client.
+    pub to_client_bytes: u64,
+    /// Connection attempts.
+    pub attempts: u32,
+    /// What moved the bytes.
+    pub engine: &'static str,
+    /// Envoy's response flag; `-` for an ordinary end.
+    pub flag: &'static str,
+    /// Why it ended, where that was not ordinary.
+    pub error: Option<String>,
+}
+
+fn timestamp<S: serde::Serializer>(time: &SystemTime, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(&rfc3339(*time))
+}
+
+fn rfc3339(time: SystemTime) -> String {
+    jiff::Timestamp::try_from(time).map_or_else(|_| "-".into(), |time| format!("{time:.3}"))
+}
+
+/// Where records go. Cheap to clone; the writer ends when the last clone is gone.
+#[derive(Debug, Clone)]
+pub struct AccessLog {
+    queue: Option<SyncSender<Box<Record>>>,
+    dropped: IntCounter,
+}
+
+impl AccessLog {
+    /// Opens the log and starts its writer.
+    ///
+    /// # Errors
+    /// The file cannot be opened for appending.
+    pub fn open(settings: &bootstrap::AccessLog, dropped: IntCounter) -> io::Result<Self> {
+        let out: Box<dyn Write + Send> = match settings.path.as_str() {
+            "" => return Ok(Self { queue: None, dropped }),
+            "-" => Box::new(io::stdout()),
+            path => Box::new(OpenOptions::new().create(true).append(true).open(path)?),
+        };
+        let (queue, records) = sync_channel(QUEUE);
+        let format = settings.format;
+        std::thread::Builder::new().name("access-log".into()).spawn(move || write(&records, out, format))?;
+        Ok(Self { queue: Some(queue), dropped })
+    }
+
+    /// Begins a connection's record.
+    pub fn begin(&self, listener: &Arc<str>, client_addr: SocketAddr) -> Open {
+        let record = Record {
+            start: SystemTime::now(),
+            duration_ms: 0,
+            listener: Arc::clone(listener),
+            client_addr,
+            server_name: None,
+            rewritten: None,
+            route: None,
+            cluster: None,
+            endpoint: None,
+            locality: None,
+            to_upstream_bytes: 0,
+            to_client_bytes: 0,
+            attempts: 0,
+            engine: "-",
+            flag: "-",
+            error: Some("the connection's task was ended".into()),
+        };
+        Open { record: Some(Box::new(record)), began: Instant::now(), log: self.clone() }
+    }
+
+    fn push(&self, record: Box<Record>) {
+        if let Some(queue) = &self.queue
+            && queue.try_send(record).is_err()
+        {
+            self.dropped.inc();
+        }
+    }
+}
+
+/// The record of an open connection; written when it is dropped, whatever ended the connection.
+#[derive(Debug)]
+pub struct Open {
+    record: Option<Box<Record>>,
+    began: Instant,
+    log: AccessLog,
+}
+
+impl Open {
+    /// How long the connection has been open.
+    pub fn age(&self) -> Duration {
+        self.began.elapsed()
+    }
+}
+
+impl std::ops::Deref for Open {
+    type Target = Record;
+
+    #[allow(clippy::expect_used, reason = "only drop takes the record out")]
+    fn deref(&self) -> &Record {
+        self.record.as_ref().expect("the record is there until drop")
+    }
+}
+
+impl std::ops::DerefMut for Open {
+    #[allow(clippy::expect_used, reason = "only drop takes the record out")]
+    fn deref_mut(&mut self) -> &mut Record {
+        self.record.as_mut().expect("the record is there until drop")
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        if let Some(mut record) = self.record.take() {
+            record.duration_ms = self.began.elapsed().as_millis().try_into().unwrap_or(u64::MAX);
+            self.log.push(record);
+        }
+    }
+}
+
+/// Writes lines until every sender is gone, and flushes when there is a pause.
+fn write(records: &Receiver<Box<Record>>, out: Box<dyn Write + Send>, format: Format) {
+    let mut out = BufWriter::with_capacity(64 * 1024, out);
+    let mut flushed = true;
+    loop {
+        match records.recv_timeout(if flushed { Duration::from_secs(3600) } else { FLUSH }) {
+            Ok(record) => {
+                // A log that cannot be written must not end the process that it tells of.
+                let _ = line(&mut out, &record, format);
+                flushed = false;
+            }
+            Err(RecvTimeoutError::Timeout) => {
+                let _ = out.flush();
+                flushed = true;
+            }
+            Err(RecvTimeoutError::Disconnected) => {
+                let _ = out.flush();
+                return;
+            }
+        }
+    }
+}
+
+fn line(out: &mut impl Write, record: &Record, format: Format) -> io::Result<()> {
+    match format {
+        Format::Json => serde_json::to_writer(&mut *out, record)?,
+        Format::Text => text(out, record)?,
+    }
+    out.write_all(b"\n")
+}
+
+/// The order of Istio's default TCP access log, as far as the fields exist here.
+fn text(out: &mut impl Write, record: &Record) -> io::Result<()> {
+    fn or_dash<T: std::fmt::Display>(value: &Option<T>) -> String {
+        value.as_ref().map_or_else(|| "-".into(), T::to_string)
+    }
+    write!(
+        out,
+        "[{}] {} {} {} {} {} {} {} {} {} {} \"{}\"",
+        rfc3339(record.start),
+        record.flag,
+        record.to_upstream_bytes,
+        record.to_client_bytes,
+        record.duration_ms,
+        or_dash(&record.endpoint),
+        or_dash(&record.cluster),
+        record.listener,
+        record.client_addr,
+        or_dash(&record.server_name),
+        or_dash(&record.route),
+        or_dash(&record.error),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn log(path: &std::path::Path, format: Format) -> AccessLog {
+        let settings = bootstrap::AccessLog { path: path.display().to_string(), format };
+        AccessLog::open(&settings, IntCounter::new("dropped", "x").unwrap()).unwrap()
+    }
+
+    fn lines(format: Format) -> String {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("log");
+        let log = log(&path, format);
+        let mut record = log.begin(&"l".into(), ([127, 0, 0, 1], 1).into());
+        record.server_name = Some("a.b".parse().unwrap());
+        record.error = None;
+        drop(record);
+        drop(log.begin(&"l".into(), ([127, 0, 0, 1], 2).into()));
+        drop(log);
+        // The writer ends after the last sender; what it wrote is there when the file has both lines.
+        loop {
+            let text = std::fs::read_to_string(&path).unwrap();
+            if text.lines().count() == 2 {
+                return text;
+            }
+            std::thread::yield_now();
+        }
+    }
+
+    #[test]
+    fn a_record_is_one_line_of_json_even_when_its_connection_was_cut() {
+        let text = lines(Format::Json);
+        let records: Vec<serde_json::Value> =
+            text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        assert_eq!(records[0]["server_name"], "a.b");
+        assert_eq!(records[0]["error"], serde_json::Value::Null);
+        assert_eq!(records[1]["error"], "the connection's task was ended");
+    }
+
+    #[test]
+    fn text_has_a_dash_for_what_is_not_known() {
+        let text = lines(Format::Text);
+        assert!(text.lines().next().unwrap().contains(" - 0 0 "), "{text}");
+    }
+}

@@ -1,0 +1,234 @@
+//! What the process counts. Each subsystem registers its struct once; handles with labels are resolved when the
+//! labelled thing is made, never on the hot path. No label ever holds what a client sent.
+
+use prometheus::{
+    Encoder, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
+    TextEncoder,
+};
+
+/// Names start with it.
+const NAMESPACE: &str = "eastgate";
+
+/// All metrics of a process.
+#[derive(Debug, Clone)]
+pub struct Metrics {
+    registry: Registry,
+    /// Connections from clients.
+    pub downstream: Downstream,
+    /// The table and what it was made from.
+    pub table: Table,
+    /// Records of the access log that were lost because its writer was behind.
+    pub access_log_dropped: IntCounter,
+    /// Whether `/ready` says yes.
+    pub ready: IntGauge,
+}
+
+/// Connections from clients.
+#[derive(Debug, Clone)]
+pub struct Downstream {
+    accepted: IntCounterVec,
+    active: IntGaugeVec,
+    closed: IntCounterVec,
+    bytes: IntCounterVec,
+    /// ClientHellos that were refused, by reason.
+    pub hello_refused: IntCounterVec,
+    /// Bytes of each ClientHello, records included.
+    pub hello_bytes: Histogram,
+    /// From accept to the end of the ClientHello.
+    pub hello_seconds: Histogram,
+    /// From the end of the ClientHello to a connected endpoint.
+    pub connect_seconds: Histogram,
+    /// Connections closed at once because a limit was reached, by limit.
+    pub overflow: IntCounterVec,
+    /// Errors of `accept`, by error.
+    pub accept_errors: IntCounterVec,
+    /// Names that were routed only after a rewrite.
+    pub rewritten: IntCounter,
+}
+
+/// The handles of one listener.
+#[derive(Debug)]
+pub struct Listener {
+    /// Connections accepted.
+    pub accepted: IntCounter,
+    /// Connections open.
+    pub active: IntGauge,
+    /// Bytes from clients to endpoints and back.
+    pub bytes: [IntCounter; 2],
+    closed: IntCounterVec,
+    name: String,
+}
+
+impl Listener {
+    /// Counts the end of a connection under its response flag.
+    pub fn close(&self, flag: &'static str) {
+        self.closed.with_label_values(&[self.name.as_str(), flag]).inc();
+    }
+}
+
+/// The table and what it was made from.
+#[derive(Debug, Clone)]
+pub struct Table {
+    /// Tables published so far; also the version of the current one.
+    pub published: IntCounter,
+    /// Resources refused in the current snapshot.
+    pub rejections: IntGauge,
+    /// Notices in the current snapshot.
+    pub notices: IntGauge,
+    /// Listeners in the table.
+    pub listeners: IntGauge,
+    /// Clusters in the table.
+    pub clusters: IntGauge,
+    /// From a snapshot to its table in use.
+    pub publish_seconds: Histogram,
+}
+
+impl Metrics {
+    /// Registers everything.
+    ///
+    /// # Errors
+    /// Two metrics have one name, which is a bug that any test finds.
+    pub fn new() -> Result<Self, prometheus::Error> {
+        let registry = Registry::new_custom(Some(NAMESPACE.into()), None)?;
+        let made = Made(&registry);
+        let build = made.gauges("build_info", "The version that runs; always 1", &["version"])?;
+        build.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
+        Ok(Self {
+            downstream: Downstream {
+                accepted: made.counters(
+                    "downstream_connections_total",
+                    "Connections accepted",
+                    &["listener"],
+                )?,
+                active: made.gauges("downstream_connections_active", "Connections open", &["listener"])?,
+                closed: made.counters(
+                    "downstream_connections_closed_total",
+                    "Connections ended, by Envoy's response flag",
+                    &["listener", "flag"],
+                )?,
+                bytes: made.counters(
+                    "downstream_bytes_total",
+                    "Bytes relayed",
+                    &["listener", "direction"],
+                )?,
+                hello_refused: made.counters(
+                    "hello_refused_total",
+                    "ClientHellos refused, by reason",
+                    &["reason"],
+                )?,
+                hello_bytes: made.histogram(
+                    "hello_bytes",
+                    "Bytes of each ClientHello, records included",
+                    vec![256.0, 512.0, 1024.0, 2048.0, 4096.0, 16384.0, 65536.0],
+                )?,
+                hello_seconds: made.seconds("hello_seconds", "From accept to the end of the ClientHello")?,
+                connect_seconds: made
+                    .seconds("connect_seconds", "From the ClientHello to a connected endpoint")?,
+                overflow: made.counters(
+                    "downstream_overflow_total",
+                    "Connections closed at a limit",
+                    &["limit"],
+                )?,
+                accept_errors: made.counters("accept_errors_total", "Errors of accept", &["error"])?,
+                rewritten: made.counter("rewritten_total", "Connections routed by a rewritten name")?,
+            },
+            table: Table {
+                published: made.counter("tables_published_total", "Tables published")?,
+                rejections: made.gauge("rejections", "Resources refused in the current snapshot")?,
+                notices: made.gauge("notices", "Notices in the current snapshot")?,
+                listeners: made.gauge("listeners", "Listeners in the table")?,
+                clusters: made.gauge("clusters", "Clusters in the table")?,
+                publish_seconds: made.seconds("publish_seconds", "From a snapshot to its table in use")?,
+            },
+            access_log_dropped: made.counter("access_log_dropped_total", "Access-log records lost")?,
+            ready: made.gauge("ready", "1 when /ready says yes")?,
+            registry,
+        })
+    }
+
+    /// The handles of a listener.
+    pub fn listener(&self, name: &str) -> Listener {
+        let bytes = |direction| self.downstream.bytes.with_label_values(&[name, direction]);
+        Listener {
+            accepted: self.downstream.accepted.with_label_values(&[name]),
+            active: self.downstream.active.with_label_values(&[name]),
+            bytes: [bytes("to_upstream"), bytes("to_client")],
+            closed: self.downstream.closed.clone(),
+            name: name.into(),
+        }
+    }
+
+    /// Adds something that counts for itself, such as the table's clusters.
+    ///
+    /// # Errors
+    /// Its name is taken.
+    pub fn register(
+        &self,
+        collector: impl prometheus::core::Collector + 'static,
+    ) -> Result<(), prometheus::Error> {
+        self.registry.register(Box::new(collector))
+    }
+
+    /// Everything, in Prometheus' text format.
+    ///
+    /// # Errors
+    /// A collector gave a family that cannot be written.
+    pub fn render(&self) -> Result<String, prometheus::Error> {
+        let mut text = Vec::new();
+        TextEncoder::new().encode(&self.registry.gather(), &mut text)?;
+        Ok(String::from_utf8_lossy(&text).into_owned())
+    }
+}
+
+struct Made<'a>(&'a Registry);
+
+impl Made<'_> {
+    fn add<C: prometheus::core::Collector + Clone + 'static>(
+        &self,
+        metric: C,
+    ) -> Result<C, prometheus::Error> {
+        self.0.register(Box::new(metric.clone()))?;
+        Ok(metric)
+    }
+
+    fn counter(&self, name: &str, help: &str) -> Result<IntCounter, prometheus::Error> {
+        self.add(IntCounter::new(name, help)?)
+    }
+
+    fn counters(&self, name: &str, help: &str, labels: &[&str]) -> Result<IntCounterVec, prometheus::Error> {
+        self.add(IntCounterVec::new(Opts::new(name, help), labels)?)
+    }
+
+    fn gauge(&self, name: &str, help: &str) -> Result<IntGauge, prometheus::Error> {
+        self.add(IntGauge::new(name, help)?)
+    }
+
+    fn gauges(&self, name: &str, help: &str, labels: &[&str]) -> Result<IntGaugeVec, prometheus::Error> {
+        self.add(IntGaugeVec::new(Opts::new(name, help), labels)?)
+    }
+
+    fn histogram(&self, name: &str, help: &str, buckets: Vec<f64>) -> Result<Histogram, prometheus::Error> {
+        self.add(Histogram::with_opts(HistogramOpts::new(name, help).buckets(buckets))?)
+    }
+
+    fn seconds(&self, name: &str, help: &str) -> Result<Histogram, prometheus::Error> {
+        self.histogram(name, help, prometheus::exponential_buckets(0.000_25, 4.0, 9)?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn everything_registers_and_renders_under_one_prefix() {
+        let metrics = Metrics::new().unwrap();
+        metrics.listener("0.0.0.0_15443").close("-");
+        let text = metrics.render().unwrap();
+        assert!(text.contains(
+            "eastgate_downstream_connections_closed_total{flag=\"-\",listener=\"0.0.0.0_15443\"} 1"
+        ));
+        let names = text.lines().filter(|line| !line.starts_with('#'));
+        assert!(names.clone().count() > 10 && names.clone().all(|line| line.starts_with("eastgate_")));
+    }
+}

@@ -1,0 +1,73 @@
+//! Whether the gateway should be sent connections, and what it still waits for.
+
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use prometheus::IntGauge;
+
+/// Ready when nothing is waited for. Clones speak of the same process.
+#[derive(Debug, Clone)]
+pub struct Readiness {
+    waiting: Arc<Mutex<BTreeSet<&'static str>>>,
+    ready: IntGauge,
+}
+
+/// Something that readiness waits for, until this is dropped.
+#[derive(Debug)]
+pub struct Wait {
+    what: &'static str,
+    of: Readiness,
+}
+
+impl Readiness {
+    /// Ready as soon as no [`Wait`] is held; shown in this gauge.
+    pub fn new(ready: IntGauge) -> Self {
+        ready.set(1);
+        Self { waiting: Arc::default(), ready }
+    }
+
+    /// Not ready until the returned guard is dropped.
+    pub fn wait_for(&self, what: &'static str) -> Wait {
+        self.change(|waiting| {
+            waiting.insert(what);
+        });
+        Wait { what, of: self.clone() }
+    }
+
+    /// What is waited for; empty means ready.
+    pub fn waiting_for(&self) -> Vec<&'static str> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner).iter().copied().collect()
+    }
+
+    fn change(&self, change: impl FnOnce(&mut BTreeSet<&'static str>)) {
+        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        change(&mut waiting);
+        self.ready.set(waiting.is_empty().into());
+    }
+}
+
+impl Drop for Wait {
+    fn drop(&mut self) {
+        self.of.change(|waiting| {
+            waiting.remove(self.what);
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ready_means_that_nothing_is_waited_for() {
+        let readiness = Readiness::new(IntGauge::new("ready", "x").unwrap());
+        let table = readiness.wait_for("the first table");
+        let drain = readiness.wait_for("drain");
+        drop(table);
+        assert_eq!(readiness.waiting_for(), ["drain"]);
+        assert_eq!(readiness.ready.get(), 0);
+        drop(drain);
+        assert!(readiness.waiting_for().is_empty());
+        assert_eq!(readiness.ready.get(), 1);
+    }
+}
