@@ -9,6 +9,7 @@ use std::io::{self, BufWriter, Write};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime};
 
 use eastgate_config::bootstrap::{self, Format};
@@ -79,16 +80,17 @@ impl AccessLog {
     ///
     /// # Errors
     /// The file cannot be opened for appending.
-    pub fn open(settings: &bootstrap::AccessLog, dropped: IntCounter) -> io::Result<Self> {
+    pub fn open(settings: &bootstrap::AccessLog, dropped: IntCounter) -> io::Result<(Self, Writer)> {
         let out: Box<dyn Write + Send> = match settings.path.as_str() {
-            "" => return Ok(Self { queue: None, dropped }),
+            "" => return Ok((Self { queue: None, dropped }, Writer(None))),
             "-" => Box::new(io::stdout()),
             path => Box::new(OpenOptions::new().create(true).append(true).open(path)?),
         };
         let (queue, records) = sync_channel(QUEUE);
         let format = settings.format;
-        std::thread::Builder::new().name("access-log".into()).spawn(move || write(&records, out, format))?;
-        Ok(Self { queue: Some(queue), dropped })
+        let thread = std::thread::Builder::new().name("access-log".into());
+        let thread = thread.spawn(move || write(&records, out, format))?;
+        Ok((Self { queue: Some(queue), dropped }, Writer(Some(thread))))
     }
 
     /// Begins a connection's record.
@@ -123,6 +125,19 @@ impl AccessLog {
     }
 }
 
+/// The thread that writes.
+#[derive(Debug)]
+pub struct Writer(Option<JoinHandle<()>>);
+
+impl Writer {
+    /// Returns when every record is written. Every [`AccessLog`] must be gone by then.
+    pub fn finish(self) {
+        if let Some(thread) = self.0 {
+            let _ = thread.join();
+        }
+    }
+}
+
 /// The record of an open connection; written when it is dropped, whatever ended the connection.
 #[derive(Debug)]
 pub struct Open {
@@ -132,6 +147,11 @@ pub struct Open {
 }
 
 impl Open {
+    /// Notes how the connection ended: in the ordinary way, or with a flag and an error.
+    pub fn close(&mut self, end: Option<(&'static str, String)>) {
+        (self.flag, self.error) = end.map_or(("-", None), |(flag, error)| (flag, Some(error)));
+    }
+
     /// How long the connection has been open.
     pub fn age(&self) -> Duration {
         self.began.elapsed()
@@ -221,7 +241,7 @@ fn text(out: &mut impl Write, record: &Record) -> io::Result<()> {
 mod tests {
     use super::*;
 
-    fn log(path: &std::path::Path, format: Format) -> AccessLog {
+    fn log(path: &std::path::Path, format: Format) -> (AccessLog, Writer) {
         let settings = bootstrap::AccessLog { path: path.display().to_string(), format };
         AccessLog::open(&settings, IntCounter::new("dropped", "x").unwrap()).unwrap()
     }
@@ -229,21 +249,15 @@ mod tests {
     fn lines(format: Format) -> String {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("log");
-        let log = log(&path, format);
+        let (log, writer) = log(&path, format);
         let mut record = log.begin(&"l".into(), ([127, 0, 0, 1], 1).into());
         record.server_name = Some("a.b".parse().unwrap());
         record.error = None;
         drop(record);
         drop(log.begin(&"l".into(), ([127, 0, 0, 1], 2).into()));
         drop(log);
-        // The writer ends after the last sender; what it wrote is there when the file has both lines.
-        loop {
-            let text = std::fs::read_to_string(&path).unwrap();
-            if text.lines().count() == 2 {
-                return text;
-            }
-            std::thread::yield_now();
-        }
+        writer.finish();
+        std::fs::read_to_string(&path).unwrap()
     }
 
     #[test]

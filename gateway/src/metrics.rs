@@ -29,11 +29,8 @@ pub struct Downstream {
     accepted: IntCounterVec,
     active: IntGaugeVec,
     closed: IntCounterVec,
-    bytes: IntCounterVec,
     /// ClientHellos that were refused, by reason.
     pub hello_refused: IntCounterVec,
-    /// Bytes of each ClientHello, records included.
-    pub hello_bytes: Histogram,
     /// From accept to the end of the ClientHello.
     pub hello_seconds: Histogram,
     /// From the end of the ClientHello to a connected endpoint.
@@ -49,17 +46,30 @@ pub struct Downstream {
 /// The handles of one listener.
 #[derive(Debug)]
 pub struct Listener {
-    /// Connections accepted.
-    pub accepted: IntCounter,
-    /// Connections open.
-    pub active: IntGauge,
-    /// Bytes from clients to endpoints and back.
-    pub bytes: [IntCounter; 2],
+    accepted: IntCounter,
+    active: IntGauge,
     closed: IntCounterVec,
     name: String,
 }
 
+/// A connection that counts as open until this is dropped.
+#[derive(Debug)]
+pub struct OpenConnection<'a>(&'a IntGauge);
+
+impl Drop for OpenConnection<'_> {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
+}
+
 impl Listener {
+    /// Counts a new connection.
+    pub fn open(&self) -> OpenConnection<'_> {
+        self.accepted.inc();
+        self.active.inc();
+        OpenConnection(&self.active)
+    }
+
     /// Counts the end of a connection under its response flag.
     pub fn close(&self, flag: &'static str) {
         self.closed.with_label_values(&[self.name.as_str(), flag]).inc();
@@ -116,11 +126,6 @@ impl Metrics {
                     "ClientHellos refused, by reason",
                     &["reason"],
                 )?,
-                hello_bytes: made.histogram(
-                    "hello_bytes",
-                    "Bytes of each ClientHello, records included",
-                    vec![256.0, 512.0, 1024.0, 2048.0, 4096.0, 16384.0, 65536.0],
-                )?,
                 hello_seconds: made.seconds("hello_seconds", "From accept to the end of the ClientHello")?,
                 connect_seconds: made
                     .seconds("connect_seconds", "From the ClientHello to a connected endpoint")?,
@@ -148,11 +153,9 @@ impl Metrics {
 
     /// The handles of a listener.
     pub fn listener(&self, name: &str) -> Listener {
-        let bytes = |direction| self.downstream.bytes.with_label_values(&[name, direction]);
         Listener {
             accepted: self.downstream.accepted.with_label_values(&[name]),
             active: self.downstream.active.with_label_values(&[name]),
-            bytes: [bytes("to_upstream"), bytes("to_client")],
             closed: self.downstream.closed.clone(),
             name: name.into(),
         }

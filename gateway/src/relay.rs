@@ -54,23 +54,21 @@ pub struct Meter<'a> {
     pub to_upstream: Cell<u64>,
     /// From the endpoint.
     pub to_client: Cell<u64>,
-    totals: [(&'a AtomicU64, &'a AtomicU64); 2],
+    totals: (&'a AtomicU64, &'a AtomicU64),
     published: Cell<(u64, u64)>,
 }
 
 impl<'a> Meter<'a> {
-    /// Counts into pairs of (to upstream, to client) counters.
-    pub fn new(totals: [(&'a AtomicU64, &'a AtomicU64); 2]) -> Self {
+    /// Counts into a pair of (to upstream, to client) counters.
+    pub fn new(totals: (&'a AtomicU64, &'a AtomicU64)) -> Self {
         Self { to_upstream: Cell::new(0), to_client: Cell::new(0), totals, published: Cell::default() }
     }
 
     fn publish(&self) {
         let now = (self.to_upstream.get(), self.to_client.get());
         let before = self.published.replace(now);
-        for (to_upstream, to_client) in self.totals {
-            to_upstream.fetch_add(now.0 - before.0, Relaxed);
-            to_client.fetch_add(now.1 - before.1, Relaxed);
-        }
+        self.totals.0.fetch_add(now.0 - before.0, Relaxed);
+        self.totals.1.fetch_add(now.1 - before.1, Relaxed);
     }
 }
 
@@ -135,8 +133,8 @@ async fn both(client: &TcpStream, upstream: &TcpStream, meter: &Meter<'_>) -> Re
     }
 }
 
-/// Waits until the socket is reset.
-async fn reset(socket: &TcpStream) -> io::Error {
+/// Waits until the socket is reset, however much is still to be read from it, and takes the error off it.
+pub async fn reset(socket: &TcpStream) -> io::Error {
     loop {
         match socket.ready(Interest::ERROR).await {
             Err(error) => return error,

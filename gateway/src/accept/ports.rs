@@ -1,0 +1,135 @@
+//! Keeps the bound sockets in step with the table's listeners.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use socket2::{Domain, Socket, Type};
+use tokio::sync::watch;
+
+use super::Threads;
+use crate::listener::{Listener, Shared};
+use crate::table::Table;
+use crate::upstream::dial;
+
+/// Connections that the kernel completes before they are accepted; it caps this at `net.core.somaxconn`.
+const BACKLOG: i32 = 4096;
+
+/// The bound listeners.
+#[derive(Debug)]
+pub struct Ports {
+    threads: Threads,
+    shared: Shared,
+    open: BTreeMap<String, Open>,
+    failed: BTreeMap<String, String>,
+}
+
+#[derive(Debug)]
+struct Open {
+    wanted: SocketAddr,
+    bound: SocketAddr,
+    /// Dropping it ends the accepting; connections go on.
+    _stop: watch::Sender<()>,
+}
+
+impl Ports {
+    /// With nothing bound.
+    pub fn new(threads: Threads, shared: Shared) -> Self {
+        Self { threads, shared, open: BTreeMap::new(), failed: BTreeMap::new() }
+    }
+
+    /// Binds what the table has and is not bound, and closes what it has no more. A listener that cannot be bound is
+    /// reported once and left out; the next call tries again.
+    pub fn reconcile(&mut self, table: &Table) {
+        let wanted: BTreeMap<_, _> =
+            table.listeners().map(|listener| (&listener.config.name, listener.config.address)).collect();
+        self.open.retain(|name, open| {
+            let keep = wanted.get(name) == Some(&open.wanted);
+            if !keep {
+                tracing::info!(listener = name, address = %open.bound, "stopped listening");
+            }
+            keep
+        });
+        self.failed.retain(|name, _| wanted.contains_key(name));
+        for (name, address) in wanted {
+            if self.open.contains_key(name) {
+                continue;
+            }
+            match self.bind(name, address) {
+                Ok(open) => {
+                    tracing::info!(listener = name, address = %open.bound, "listening");
+                    self.failed.remove(name);
+                    self.open.insert(name.clone(), open);
+                }
+                Err(error) => {
+                    let text = format!("cannot listen on {address}: {error}");
+                    if self.failed.insert(name.clone(), text.clone()) != Some(text) {
+                        tracing::error!(listener = name, %address, %error, "cannot listen; free the address, or set listen.ports");
+                    }
+                }
+            }
+        }
+    }
+
+    /// Where each listener is bound.
+    pub fn bound(&self) -> BTreeMap<String, SocketAddr> {
+        self.open.iter().map(|(name, open)| (name.clone(), open.bound)).collect()
+    }
+
+    /// The listeners that could not be bound, and why.
+    pub fn failed(&self) -> &BTreeMap<String, String> {
+        &self.failed
+    }
+
+    /// Stops accepting everywhere; connections go on.
+    pub fn close(&mut self) {
+        self.open.clear();
+    }
+
+    fn bind(&self, name: &str, wanted: SocketAddr) -> io::Result<Open> {
+        // Sockets with SO_REUSEPORT would share the address with another process that has it, too, and take half of
+        // its connections. One without finds out.
+        drop(socket(wanted, Shares::No)?);
+        let first = socket(wanted, Shares::Yes)?;
+        let bound = first.local_addr()?;
+        let mut sockets = vec![first];
+        for _ in 1..self.threads.count() {
+            sockets.push(socket(bound, Shares::Yes)?);
+        }
+        for socket in &sockets {
+            // Accepted sockets inherit these: two system calls less for each connection.
+            let socket = socket2::SockRef::from(socket);
+            socket.set_tcp_nodelay(true)?;
+            dial::keep_alive(socket, self.shared.settings.relay.keepalive)?;
+        }
+        let stop = watch::Sender::new(());
+        let listener = Arc::new(Listener::new(name, &self.shared));
+        self.threads.accept(sockets, &listener, &stop);
+        Ok(Open { wanted, bound, _stop: stop })
+    }
+}
+
+#[derive(PartialEq)]
+enum Shares {
+    Yes,
+    No,
+}
+
+fn socket(address: SocketAddr, shares: Shares) -> io::Result<std::net::TcpListener> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
+    socket.set_reuse_address(true)?;
+    if address.is_ipv6() {
+        // `::` means every address of the host, as it does in Envoy and Istio with dual stack.
+        socket.set_only_v6(!address.ip().is_unspecified())?;
+    }
+    socket.set_nonblocking(true)?;
+    if shares == Shares::Yes {
+        socket.set_reuse_port(true)?;
+    }
+    socket.bind(&address.into())?;
+    if shares == Shares::Yes {
+        socket.listen(BACKLOG)?;
+    }
+    Ok(socket.into())
+}
