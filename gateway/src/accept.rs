@@ -65,7 +65,12 @@ impl Threads {
     }
 
     /// Has each thread accept from one of the sockets, until `stop` is closed.
-    fn accept(&self, sockets: Vec<std::net::TcpListener>, listener: &Arc<Listener>, stop: &watch::Sender<()>) {
+    fn accept(
+        &self,
+        sockets: Vec<std::net::TcpListener>,
+        listener: &Arc<Listener>,
+        stop: &watch::Sender<()>,
+    ) {
         for ((sender, _), socket) in self.threads.iter().zip(sockets) {
             let accepting = Accepting {
                 socket,
@@ -98,7 +103,9 @@ async fn work(mut sockets: mpsc::UnboundedReceiver<Accepting>) {
 async fn accept(Accepting { socket, listener, mut stop, connections, token }: Accepting) {
     let socket = match TcpListener::from_std(socket) {
         Ok(socket) => socket,
-        Err(error) => return tracing::error!(listener = %listener.name, %error, "the socket cannot be polled"),
+        Err(error) => {
+            return tracing::error!(listener = %listener.name, %error, "the socket cannot be polled");
+        }
     };
     let mut wait = FIRST_WAIT;
     loop {
@@ -136,7 +143,9 @@ async fn accept(Accepting { socket, listener, mut stop, connections, token }: Ac
 
 /// Errors of the one connection that was to be accepted (`accept(2)`, "Error handling").
 fn passes_by_itself(error: &io::Error) -> bool {
-    use io::ErrorKind::{ConnectionAborted, ConnectionReset, HostUnreachable, Interrupted, NetworkUnreachable};
+    use io::ErrorKind::{
+        ConnectionAborted, ConnectionReset, HostUnreachable, Interrupted, NetworkUnreachable,
+    };
     matches!(
         error.kind(),
         ConnectionAborted | ConnectionReset | HostUnreachable | Interrupted | NetworkUnreachable

@@ -27,7 +27,7 @@ const MAX_DISCARDED: usize = 256 * 1024;
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// Its first bytes were refused.
-    #[error("refused ({}): {0}", .0.reason())]
+    #[error("refused ({reason}): {0}", reason = .0.reason())]
     Hello(Refusal),
     /// Too many clients are still sending their ClientHello.
     #[error("{0} ClientHellos are pending (limits.max_pending_hellos)")]
@@ -80,11 +80,15 @@ impl Error {
     /// Who it is down to.
     pub fn fault(&self) -> Fault {
         match self {
-            Self::Hello(_) | Self::ClientLeft | Self::Route(table::Error::NoChain { .. } | table::Error::NoProtocol { .. }) => {
+            Self::Hello(_)
+            | Self::ClientLeft
+            | Self::Route(table::Error::NoChain { .. } | table::Error::NoProtocol { .. }) => Fault::Client,
+            Self::Relay(relay::Error::Broken { side: Side::Client, .. } | relay::Error::Idle(_)) => {
                 Fault::Client
             }
-            Self::Relay(relay::Error::Broken { side: Side::Client, .. } | relay::Error::Idle(_)) => Fault::Client,
-            Self::Relay(relay::Error::Broken { side: Side::Upstream, .. }) | Self::Upstream(_) => Fault::Upstream,
+            Self::Relay(relay::Error::Broken { side: Side::Upstream, .. }) | Self::Upstream(_) => {
+                Fault::Upstream
+            }
             Self::Pending(_) | Self::Route(_) => Fault::Gateway,
         }
     }
@@ -94,7 +98,9 @@ impl Error {
         match self {
             Self::Hello(Refusal::ClosedUnused) | Self::ClientLeft | Self::Relay(_) => None,
             Self::Hello(refusal) => Some(refusal.alert()),
-            Self::Route(table::Error::NoChain { .. } | table::Error::NoListener) => Some(Alert::UnrecognizedName),
+            Self::Route(table::Error::NoChain { .. } | table::Error::NoListener) => {
+                Some(Alert::UnrecognizedName)
+            }
             Self::Route(table::Error::NoProtocol { .. }) => Some(Alert::NoApplicationProtocol),
             Self::Pending(_) | Self::Route(table::Error::NoCluster { .. }) | Self::Upstream(_) => {
                 Some(Alert::InternalError)
@@ -116,7 +122,11 @@ pub async fn serve(client: TcpStream, client_addr: SocketAddr, listener: Arc<Lis
     }
 }
 
-async fn forward(client: &TcpStream, listener: &Listener, record: &mut access_log::Open) -> Result<(), Error> {
+async fn forward(
+    client: &TcpStream,
+    listener: &Listener,
+    record: &mut access_log::Open,
+) -> Result<(), Error> {
     let (hello, raw) = inspect(client, listener).await?;
     record.server_name = Some(hello.server_name().clone());
     listener.downstream.hello_seconds.observe(record.age().as_secs_f64());
@@ -188,7 +198,8 @@ async fn refuse(client: &TcpStream, error: &Error, listener: &Listener) {
     }
     let Some(alert) = error.alert() else { return };
     // Seven bytes always fit into an empty send buffer; a client that is gone needs no alert.
-    if client.try_write(&alert.record()).is_err() || SockRef::from(client).shutdown(Shutdown::Write).is_err() {
+    if client.try_write(&alert.record()).is_err() || SockRef::from(client).shutdown(Shutdown::Write).is_err()
+    {
         return;
     }
     let _ = timeout(LINGER, discard(client)).await;

@@ -2,6 +2,12 @@
 //!
 //! The modules stand in the order in which a connection meets them; ARCHITECTURE.md is the map.
 
+pub mod accept;
+pub mod client_hello;
+pub mod connection;
+pub mod inspect;
+pub mod listener;
+
 pub mod table;
 pub mod upstream;
 
@@ -9,5 +15,6 @@ pub mod relay;
 
 pub mod access_log;
 pub mod drain;
+pub mod gate;
 pub mod metrics;
 pub mod readiness;

@@ -116,11 +116,6 @@ impl Metrics {
                     "Connections ended, by Envoy's response flag",
                     &["listener", "flag"],
                 )?,
-                bytes: made.counters(
-                    "downstream_bytes_total",
-                    "Bytes relayed",
-                    &["listener", "direction"],
-                )?,
                 hello_refused: made.counters(
                     "hello_refused_total",
                     "ClientHellos refused, by reason",
