@@ -5,5 +5,8 @@
 //! gateway. Everything runs on the caller's tokio runtime.
 
 pub mod ca;
+pub mod client;
 pub mod content;
 pub mod names;
+pub mod origin;
+pub mod spread;
