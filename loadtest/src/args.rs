@@ -27,7 +27,7 @@ const ORIGIN_EXAMPLE: &str = "\
 Example, two pods for a gateway to choose from:
   eastgate-loadtest origin --listen 127.0.0.11:8443 --listen 127.0.0.12:8443 --verbose
 
-Paths: GET /get, /headers, /hostname, /status/{code}, /bytes/{n}; POST /post, /sha256";
+Paths: GET /get, /headers, /hostname, /status/CODE, /bytes/N; POST /post, /sha256";
 
 const GET_EXAMPLE: &str = "\
 Example, a thousand connections through a gateway:
@@ -53,9 +53,6 @@ pub(crate) struct OriginArguments {
     /// A protocol to agree to; may be repeated [default: what an Istio sidecar speaks over HTTP/1.1]
     #[arg(long, value_name = "PROTOCOL")]
     pub(crate) alpn: Vec<String>,
-    /// Serve only clients with a certificate of the CA, as strict mutual TLS does
-    #[arg(long)]
-    pub(crate) mutual_tls: bool,
     /// Print a line for each connection to stderr
     #[arg(long, short)]
     pub(crate) verbose: bool,

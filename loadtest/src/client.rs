@@ -186,7 +186,8 @@ impl Client {
     where
         IO: AsyncRead + AsyncWrite + Unpin,
     {
-        self.in_time(self.shake(stream, server_name)).await
+        let name = parse(server_name)?;
+        self.in_time(self.shake(stream, name)).await
     }
 
     /// One GET over its own connection.
@@ -225,28 +226,29 @@ impl Client {
     }
 
     async fn open(&self, address: SocketAddr, server_name: &str) -> Result<TlsStream<TcpStream>, Error> {
+        let name = parse(server_name)?;
         let stream =
             TcpStream::connect(address).await.map_err(|source| Error::Connect { address, source })?;
         // A handshake and a request are small writes that wait for each other.
         let _ = stream.set_nodelay(true);
-        self.shake(stream, server_name).await
+        self.shake(stream, name).await
     }
 
-    async fn shake<IO>(&self, stream: IO, server_name: &str) -> Result<TlsStream<IO>, Error>
+    async fn shake<IO>(&self, stream: IO, name: ServerName<'static>) -> Result<TlsStream<IO>, Error>
     where
         IO: AsyncRead + AsyncWrite + Unpin,
     {
-        let name = ServerName::try_from(server_name.to_owned())
-            .map_err(|_| Error::ServerName(server_name.to_owned()))?;
-        self.connector
-            .connect(name, stream)
-            .await
-            .map_err(|error| Stranger::behind(&error).map_or(Error::Handshake(error), Error::Stranger))
+        let done = self.connector.connect(name, stream).await;
+        done.map_err(|error| Stranger::behind(&error).map_or(Error::Handshake(error), Error::Stranger))
     }
 
     async fn in_time<T>(&self, work: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
         tokio::time::timeout(self.timeout, work).await.unwrap_or(Err(Error::Timeout(self.timeout)))
     }
+}
+
+fn parse(server_name: &str) -> Result<ServerName<'static>, Error> {
+    ServerName::try_from(server_name.to_owned()).map_err(|_| Error::ServerName(server_name.to_owned()))
 }
 
 impl fmt::Debug for Client {

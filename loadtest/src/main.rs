@@ -8,7 +8,7 @@ use anyhow::{Context, bail, ensure};
 use clap::Parser;
 use eastgate_loadtest::ca::{CERTIFICATE_FILE, Ca, roots_from_file};
 use eastgate_loadtest::client::{self, Client, Expect, Response};
-use eastgate_loadtest::origin::{self, Clients, Origin};
+use eastgate_loadtest::origin::{self, Origin};
 use eastgate_loadtest::spread::Spread;
 use tokio::{select, signal};
 
@@ -45,9 +45,6 @@ async fn run_origin(arguments: OriginArguments) -> anyhow::Result<()> {
         options.verbose = arguments.verbose;
         if !arguments.alpn.is_empty() {
             options.alpn.clone_from(&arguments.alpn);
-        }
-        if arguments.mutual_tls {
-            options.clients = Clients::Verified(ca.roots());
         }
         let origin = Origin::start(options).await.context(
             "cannot start a pod: choose another --listen (`ip address` shows which this machine has), or port 0",

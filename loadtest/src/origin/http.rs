@@ -15,7 +15,7 @@ use crate::content::{Content, Digest};
 pub const POD_HEADER: HeaderName = HeaderName::from_static("x-pod");
 
 /// What a request for an unknown path is told.
-const PATHS: &str = "GET /get, /headers, /hostname, /status/{code}, /bytes/{n}; POST /post, /sha256";
+const PATHS: &str = "GET /get, /headers, /hostname, /status/CODE, /bytes/N; POST /post, /sha256";
 
 type Body = Either<Full<Bytes>, Content>;
 
