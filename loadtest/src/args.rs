@@ -1,0 +1,94 @@
+//! The command line.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+/// Puts an SNI-routing gateway to the test, with real TLS on both sides
+#[derive(Debug, Parser)]
+#[command(name = "eastgate-loadtest", version, arg_required_else_help = true)]
+pub(crate) struct Arguments {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Run pods: TLS origins that answer like httpbin and tell who they are
+    #[command(after_help = ORIGIN_EXAMPLE)]
+    Origin(OriginArguments),
+    /// Send GETs, each over its own connection, and show how they spread over the pods
+    #[command(after_help = GET_EXAMPLE)]
+    Get(GetArguments),
+}
+
+const ORIGIN_EXAMPLE: &str = "\
+Example, two pods for a gateway to choose from:
+  eastgate-loadtest origin --listen 127.0.0.11:8443 --listen 127.0.0.12:8443 --verbose
+
+Paths: GET /get, /headers, /hostname, /status/CODE, /bytes/N; POST /post, /sha256";
+
+const GET_EXAMPLE: &str = "\
+Example, a thousand connections through a gateway:
+  eastgate-loadtest get --connect 127.0.0.1:15443 --sni outbound_.8000_._.httpbin.bar.global \\
+      --alpn istio --ca eastgate-ca/ca.pem --count 1000
+
+Ends with status 0 only if every request was answered, with whatever HTTP status.";
+
+#[derive(Debug, Args)]
+pub(crate) struct OriginArguments {
+    /// Where a pod listens; several make several pods, port 0 takes a free one
+    #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:8443")]
+    pub(crate) listen: Vec<SocketAddr>,
+    /// The pod's name: one for each --listen, or one for all, which are then numbered [default: httpbin]
+    #[arg(long)]
+    pub(crate) name: Vec<String>,
+    /// Holds ca.pem, to give to clients, and ca-key.pem; both are made if missing
+    #[arg(long, value_name = "DIR", default_value = "eastgate-ca")]
+    pub(crate) ca_dir: PathBuf,
+    /// A name in the pods' certificate: DNS name, IP address or SPIFFE URI; may be repeated
+    #[arg(long, value_name = "NAME", default_values = DEFAULT_SANS)]
+    pub(crate) san: Vec<String>,
+    /// A protocol to agree to; may be repeated [default: what an Istio sidecar speaks over HTTP/1.1]
+    #[arg(long, value_name = "PROTOCOL")]
+    pub(crate) alpn: Vec<String>,
+    /// Print a line for each connection to stderr
+    #[arg(long, short)]
+    pub(crate) verbose: bool,
+}
+
+/// The mesh's own name for the pods, and two that `curl` can ask for.
+const DEFAULT_SANS: [&str; 3] =
+    ["spiffe://cluster.local/ns/bar/sa/httpbin", "httpbin.bar.svc.cluster.local", "httpbin.bar.global"];
+
+#[derive(Debug, Args)]
+pub(crate) struct GetArguments {
+    /// The gateway, or a pod itself
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    pub(crate) connect: SocketAddr,
+    /// The server name to send; an IP address sends none
+    #[arg(long, value_name = "NAME")]
+    pub(crate) sni: String,
+    /// A protocol to offer; may be repeated, none sends no ALPN
+    #[arg(long, value_name = "PROTOCOL")]
+    pub(crate) alpn: Vec<String>,
+    /// The PEM file with the roots to trust: ca.pem of the origin's --ca-dir
+    #[arg(long, value_name = "FILE")]
+    pub(crate) ca: PathBuf,
+    /// Who may answer: DNS name, IP address, SPIFFE URI, or a URI ending in /*; may be repeated
+    #[arg(long, value_name = "NAME", default_value = "spiffe://cluster.local/*")]
+    pub(crate) expect: Vec<String>,
+    /// How many requests to send, one after the other
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) count: u64,
+    /// What to ask for
+    #[arg(long, default_value = "/hostname")]
+    pub(crate) path: String,
+    /// How long a request may take, in seconds
+    #[arg(long, value_name = "SECONDS", default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) timeout: u64,
+    /// Print the spread as JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
