@@ -13,7 +13,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::{LocalSet, spawn_local};
 
 use crate::connection;
-use crate::drain;
+use crate::drain::{self, Leaving};
 use crate::gate::Gate;
 use crate::listener::Listener;
 
@@ -29,7 +29,7 @@ const LONGEST_WAIT: Duration = Duration::from_secs(1);
 pub struct Threads {
     threads: Vec<(mpsc::UnboundedSender<Accepting>, JoinHandle<()>)>,
     connections: Gate,
-    drain: Arc<drain::Drain>,
+    leaving: Arc<Leaving>,
 }
 
 /// A socket to accept from until `stop` closes.
@@ -39,6 +39,8 @@ struct Accepting {
     listener: Arc<Listener>,
     stop: watch::Receiver<()>,
     connections: Gate,
+    leaving: Arc<Leaving>,
+    /// Given back when accepting has ended.
     token: drain::Token,
 }
 
@@ -47,7 +49,7 @@ impl Threads {
     ///
     /// # Errors
     /// The system gives no further thread, or no epoll.
-    pub fn start(count: usize, connections: Gate, drain: Arc<drain::Drain>) -> io::Result<Self> {
+    pub fn start(count: usize, connections: Gate, leaving: Arc<Leaving>) -> io::Result<Self> {
         let mut threads = Vec::with_capacity(count);
         for index in 0..count {
             let (sender, receiver) = mpsc::unbounded_channel();
@@ -56,7 +58,7 @@ impl Threads {
             let thread = thread.spawn(move || runtime.block_on(LocalSet::new().run_until(work(receiver))))?;
             threads.push((sender, thread));
         }
-        Ok(Self { threads, connections, drain })
+        Ok(Self { threads, connections, leaving })
     }
 
     /// How many there are.
@@ -77,7 +79,8 @@ impl Threads {
                 listener: Arc::clone(listener),
                 stop: stop.subscribe(),
                 connections: self.connections.clone(),
-                token: self.drain.token(),
+                leaving: Arc::clone(&self.leaving),
+                token: self.leaving.accepting.token(),
             };
             // A thread only ends when this is dropped.
             let _ = sender.send(accepting);
@@ -100,7 +103,8 @@ async fn work(mut sockets: mpsc::UnboundedReceiver<Accepting>) {
     }
 }
 
-async fn accept(Accepting { socket, listener, mut stop, connections, token }: Accepting) {
+async fn accept(accepting: Accepting) {
+    let Accepting { socket, listener, mut stop, connections, leaving, token: _accepting } = accepting;
     let socket = match TcpListener::from_std(socket) {
         Ok(socket) => socket,
         Err(error) => {
@@ -121,7 +125,7 @@ async fn accept(Accepting { socket, listener, mut stop, connections, token }: Ac
                     listener.downstream.overflow.with_label_values(&["connections"]).inc();
                     continue;
                 };
-                let (listener, token) = (Arc::clone(&listener), token.clone());
+                let (listener, token) = (Arc::clone(&listener), leaving.connections.token());
                 spawn_local(async move {
                     connection::serve(client, client_addr, listener).await;
                     drop((pass, token));

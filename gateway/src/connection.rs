@@ -94,7 +94,7 @@ impl Error {
     }
 
     /// The alert that tells the client, as long as no byte of an endpoint has been sent to it.
-    fn alert(&self) -> Option<Alert> {
+    pub fn alert(&self) -> Option<Alert> {
         match self {
             Self::Hello(Refusal::ClosedUnused) | Self::ClientLeft | Self::Relay(_) => None,
             Self::Hello(refusal) => Some(refusal.alert()),

@@ -34,6 +34,15 @@ impl Drain {
     }
 }
 
+/// What a gateway that leaves waits for, in this order.
+#[derive(Debug, Default)]
+pub struct Leaving {
+    /// The tasks that accept.
+    pub accepting: Drain,
+    /// Open connections.
+    pub connections: Drain,
+}
+
 impl Default for Drain {
     fn default() -> Self {
         Self::new()

@@ -1,0 +1,113 @@
+//! The admin port: metrics, state and readiness over HTTP.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use axum::extract::{Query, State};
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Json, Response};
+use axum::routing::{Router, get};
+use serde::Deserialize;
+use serde_json::json;
+use tokio::sync::watch;
+
+use crate::metrics::Metrics;
+use crate::readiness::Readiness;
+use crate::table::Table;
+
+mod cluster_metrics;
+mod clusters;
+
+pub use cluster_metrics::ClusterMetrics;
+
+/// What the handlers read.
+#[derive(Debug, Clone)]
+pub struct Sight {
+    /// The table in use.
+    pub table: Arc<ArcSwap<Table>>,
+    /// The process's metrics.
+    pub metrics: Metrics,
+    /// Whether it is ready.
+    pub readiness: Readiness,
+    /// Where the listeners are bound.
+    pub bound: watch::Receiver<BTreeMap<String, SocketAddr>>,
+}
+
+const INDEX: &str = "\
+/ready              200 when the gateway takes connections, else 503 and what it waits for
+/stats/prometheus   metrics
+/clusters           every endpoint with its state and counters (?format=json)
+/listeners          where the listeners are bound (?format=json)
+/config_dump        the snapshot in use, with what was refused and why
+/rejections         what was refused and why, and notices
+";
+
+/// Everything, for operators.
+pub fn operators(sight: Sight) -> Router {
+    Router::new()
+        .route("/", get(async || INDEX))
+        .route("/help", get(async || INDEX))
+        .route("/ready", get(ready))
+        .route("/healthz/ready", get(ready))
+        .route("/stats/prometheus", get(stats))
+        .route("/clusters", get(clusters::all))
+        .route("/listeners", get(listeners))
+        .route("/config_dump", get(config_dump))
+        .route("/rejections", get(rejections))
+        .with_state(sight)
+}
+
+/// Readiness alone, for Kubernetes' probes, which come from outside the pod.
+pub fn probes(sight: Sight) -> Router {
+    Router::new().route("/healthz/ready", get(ready)).with_state(sight)
+}
+
+/// `?format=json`
+#[derive(Debug, Default, Deserialize)]
+struct Format {
+    format: Option<String>,
+}
+
+impl Format {
+    fn is_json(&self) -> bool {
+        self.format.as_deref() == Some("json")
+    }
+}
+
+async fn ready(State(sight): State<Sight>) -> Response {
+    match sight.readiness.waiting_for().as_slice() {
+        [] => (StatusCode::OK, "LIVE\n").into_response(),
+        waiting => {
+            let text = format!("not ready; waiting for {}\n", waiting.join(", "));
+            (StatusCode::SERVICE_UNAVAILABLE, text).into_response()
+        }
+    }
+}
+
+async fn stats(State(sight): State<Sight>) -> Response {
+    match sight.metrics.render() {
+        Ok(text) => ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], text).into_response(),
+        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")).into_response(),
+    }
+}
+
+async fn listeners(State(sight): State<Sight>, Query(format): Query<Format>) -> Response {
+    let bound = sight.bound.borrow().clone();
+    if format.is_json() {
+        return Json(json!(bound)).into_response();
+    }
+    bound.iter().map(|(name, address)| format!("{name}::{address}\n")).collect::<String>().into_response()
+}
+
+async fn config_dump(State(sight): State<Sight>) -> Response {
+    let table = sight.table.load_full();
+    Json(json!({ "version": table.version, "snapshot": *table.snapshot })).into_response()
+}
+
+async fn rejections(State(sight): State<Sight>) -> Response {
+    let table = sight.table.load_full();
+    let snapshot = &table.snapshot;
+    Json(json!({ "rejections": snapshot.rejections, "notices": snapshot.notices })).into_response()
+}

@@ -1,0 +1,141 @@
+//! The clusters' counters as Prometheus metrics, read out of the table when they are scraped: nothing is registered
+//! for a cluster that comes, nor left behind by one that goes.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+
+use arc_swap::ArcSwap;
+use prometheus::core::{Collector, Desc};
+use prometheus::proto::{Counter, Gauge, LabelPair, Metric, MetricFamily, MetricType};
+
+use crate::table::Table;
+use crate::upstream::cluster::{Cluster, Stats};
+
+/// A family of metrics, one for each cluster.
+#[derive(Debug)]
+struct Family {
+    name: &'static str,
+    help: &'static str,
+    kind: MetricType,
+    /// A second label, where the family has one, and the value.
+    values: fn(&Cluster) -> Vec<(Option<(&'static str, &'static str)>, u64)>,
+}
+
+fn one(value: u64) -> Vec<(Option<(&'static str, &'static str)>, u64)> {
+    vec![(None, value)]
+}
+
+const FAMILIES: &[Family] = &[
+    Family {
+        name: "upstream_connections_active",
+        help: "Connections open",
+        kind: MetricType::GAUGE,
+        values: |cluster| one(cluster.stats.active() as u64),
+    },
+    Family {
+        name: "upstream_connections_total",
+        help: "Connections established",
+        kind: MetricType::COUNTER,
+        values: |cluster| one(cluster.stats.connected.load(Relaxed)),
+    },
+    Family {
+        name: "upstream_connect_failures_total",
+        help: "Connections or attempts that failed, by reason",
+        kind: MetricType::COUNTER,
+        values: |cluster| {
+            let Stats { refused, timed_out, no_endpoint, overflow, .. } = &*cluster.stats;
+            let reasons =
+                [("refused", refused), ("timeout", timed_out), ("no_endpoint", no_endpoint), ("overflow", overflow)];
+            reasons.map(|(reason, count)| (Some(("reason", reason)), count.load(Relaxed))).into()
+        },
+    },
+    Family {
+        name: "upstream_bytes_total",
+        help: "Bytes relayed",
+        kind: MetricType::COUNTER,
+        values: |cluster| {
+            let ways = [("to_upstream", &cluster.stats.to_upstream), ("to_client", &cluster.stats.to_client)];
+            ways.map(|(direction, count)| (Some(("direction", direction)), count.load(Relaxed))).into()
+        },
+    },
+    Family {
+        name: "upstream_endpoints",
+        help: "Endpoints, by whether they take new connections",
+        kind: MetricType::GAUGE,
+        values: |cluster| {
+            let usable = cluster.balancer.endpoints().len();
+            let states = [("usable", usable), ("unusable", cluster.endpoints.len() - usable)];
+            states.map(|(state, count)| (Some(("state", state)), count as u64)).into()
+        },
+    },
+];
+
+/// Collects from whatever table is in use.
+#[derive(Debug)]
+pub struct ClusterMetrics {
+    table: Arc<ArcSwap<Table>>,
+    descriptions: Vec<Desc>,
+}
+
+impl ClusterMetrics {
+    /// Of the tables that are swapped in here.
+    ///
+    /// # Errors
+    /// A name or label is not allowed, which is a bug that any test finds.
+    pub fn new(table: Arc<ArcSwap<Table>>) -> Result<Self, prometheus::Error> {
+        let describe = |family: &Family| {
+            Desc::new(family.name.into(), family.help.into(), vec!["cluster".into()], HashMap::new())
+        };
+        Ok(Self { table, descriptions: FAMILIES.iter().map(describe).collect::<Result<_, _>>()? })
+    }
+}
+
+impl Collector for ClusterMetrics {
+    fn desc(&self) -> Vec<&Desc> {
+        self.descriptions.iter().collect()
+    }
+
+    fn collect(&self) -> Vec<MetricFamily> {
+        let table = self.table.load_full();
+        FAMILIES.iter().map(|family| collect(family, &table)).filter(|family| !family.get_metric().is_empty()).collect()
+    }
+}
+
+fn collect(family: &Family, table: &Table) -> MetricFamily {
+    let mut metrics = Vec::new();
+    for cluster in table.clusters() {
+        for (second, value) in (family.values)(cluster) {
+            let mut labels = vec![label("cluster", &cluster.config.name)];
+            labels.extend(second.map(|(name, value)| label(name, value)));
+            let mut metric = Metric::default();
+            metric.set_label(labels);
+            match family.kind {
+                MetricType::COUNTER => {
+                    let mut counter = Counter::default();
+                    counter.set_value(value as f64);
+                    metric.set_counter(counter);
+                }
+                _ => {
+                    let mut gauge = Gauge::default();
+                    gauge.set_value(value as f64);
+                    metric.set_gauge(gauge);
+                }
+            }
+            metrics.push(metric);
+        }
+    }
+    let mut written = MetricFamily::default();
+    written.set_name(family.name.into());
+    written.set_help(family.help.into());
+    written.set_field_type(family.kind);
+    written.set_metric(metrics);
+    written
+}
+
+fn label(name: &str, value: &str) -> LabelPair {
+    let mut pair = LabelPair::default();
+    pair.set_name(name.into());
+    pair.set_value(value.into());
+    pair
+}

@@ -1,0 +1,89 @@
+//! `/clusters`: every endpoint with its state and counters, in Envoy's line format or as JSON.
+
+use std::fmt::Write;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+
+use axum::extract::{Query, State};
+use axum::response::{IntoResponse, Json, Response};
+use serde_json::{Value, json};
+
+use super::{Format, Sight};
+use crate::upstream::Cluster;
+use crate::upstream::endpoint::Endpoint;
+
+pub(super) async fn all(State(sight): State<Sight>, Query(format): Query<Format>) -> Response {
+    let table = sight.table.load_full();
+    let mut clusters: Vec<_> = table.clusters().collect();
+    clusters.sort_by(|a, b| a.config.name.cmp(&b.config.name));
+    if format.is_json() {
+        let clusters: Vec<_> = clusters.into_iter().map(cluster_json).collect();
+        return Json(json!({ "clusters": clusters })).into_response();
+    }
+    let mut text = String::new();
+    for cluster in clusters {
+        lines(&mut text, cluster);
+    }
+    text.into_response()
+}
+
+fn cluster_json(cluster: &Arc<Cluster>) -> Value {
+    let stats = &cluster.stats;
+    json!({
+        "name": cluster.config.name,
+        "policy": cluster.config.policy,
+        "active": stats.active(),
+        "connected": stats.connected.load(Relaxed),
+        "refused": stats.refused.load(Relaxed),
+        "timed_out": stats.timed_out.load(Relaxed),
+        "no_endpoint": stats.no_endpoint.load(Relaxed),
+        "overflow": stats.overflow.load(Relaxed),
+        "to_upstream_bytes": stats.to_upstream.load(Relaxed),
+        "to_client_bytes": stats.to_client.load(Relaxed),
+        "endpoints": cluster.endpoints.iter().map(|endpoint| endpoint_json(endpoint)).collect::<Vec<_>>(),
+    })
+}
+
+fn endpoint_json(endpoint: &Endpoint) -> Value {
+    json!({
+        "address": endpoint.address,
+        "workload": endpoint.workload,
+        "locality": endpoint.locality,
+        "weight": endpoint.weight,
+        "health": endpoint.health,
+        "active": endpoint.stats.active(),
+        "connected": endpoint.stats.connected(),
+        "refused": endpoint.stats.refused(),
+        "timed_out": endpoint.stats.timed_out(),
+    })
+}
+
+/// Envoy's names where it has them, so that what reads Envoy's `/clusters` reads this.
+fn lines(text: &mut String, cluster: &Cluster) {
+    let name = &cluster.config.name;
+    let mut line = |key: &str, value: &dyn std::fmt::Display| {
+        let _ = writeln!(text, "{name}::{key}::{value}");
+    };
+    line("observability_name", name);
+    line("default_priority::max_connections", &cluster.config.max_connections.unwrap_or(u32::MAX));
+    for endpoint in &cluster.endpoints {
+        let stats = &endpoint.stats;
+        let failed = stats.refused() + stats.timed_out();
+        let health = match endpoint.health {
+            eastgate_config::endpoint::Health::Healthy => "healthy".to_owned(),
+            other => format!("/failed_eds_health/{other:?}"),
+        };
+        let mut endpoint_line = |key: &str, value: &dyn std::fmt::Display| {
+            line(&format!("{}::{key}", endpoint.address), value);
+        };
+        endpoint_line("cx_active", &stats.active());
+        endpoint_line("cx_connect_fail", &failed);
+        endpoint_line("cx_total", &stats.connected());
+        endpoint_line("hostname", &endpoint.workload);
+        endpoint_line("health_flags", &health);
+        endpoint_line("weight", &endpoint.weight);
+        endpoint_line("region", &endpoint.locality.region);
+        endpoint_line("zone", &endpoint.locality.zone);
+        endpoint_line("sub_zone", &endpoint.locality.subzone);
+    }
+}

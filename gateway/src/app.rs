@@ -1,0 +1,280 @@
+//! Puts the parts together and takes them apart again.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use arc_swap::ArcSwap;
+use axum::Router;
+use eastgate_config::bootstrap::Settings;
+use eastgate_config::istio::Options;
+use eastgate_config::route::Rewrite;
+use hickory_resolver::TokioResolver;
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+
+use crate::accept::Threads;
+use crate::accept::ports::Ports;
+use crate::access_log::{self, AccessLog};
+use crate::admin::{self, ClusterMetrics, Sight};
+use crate::drain::Leaving;
+use crate::gate::Gate;
+use crate::listener::Shared;
+use crate::metrics::Metrics;
+use crate::publish::Publisher;
+use crate::readiness::{Readiness, Wait};
+use crate::source::files;
+use crate::table::Table;
+use crate::upstream::resolve;
+
+/// A listener that cannot be bound is tried again this often.
+const BIND_AGAIN: Duration = Duration::from_secs(2);
+
+/// A running gateway.
+#[derive(Debug)]
+pub struct App {
+    tasks: JoinSet<anyhow::Result<()>>,
+    admin: SocketAddr,
+    probes: Option<SocketAddr>,
+    bound: watch::Receiver<BTreeMap<String, SocketAddr>>,
+    table: Arc<ArcSwap<Table>>,
+    readiness: Readiness,
+    stop_accepting: watch::Sender<bool>,
+    leaving: Arc<Leaving>,
+    log_writer: access_log::Writer,
+    drain_timeout: Duration,
+}
+
+/// How a gateway left.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Left {
+    /// Connections that were open when it stopped accepting.
+    pub open: usize,
+    /// Those of them that the drain timeout cut.
+    pub cut: usize,
+}
+
+impl App {
+    /// Starts a gateway on the caller's runtime, with data threads of its own.
+    ///
+    /// # Errors
+    /// An admin address, the access log or the mesh directory cannot be used; each error says which and why.
+    pub async fn start(settings: Settings) -> anyhow::Result<Self> {
+        let settings = Arc::new(settings);
+        let metrics = Metrics::new()?;
+        let readiness = Readiness::new(metrics.ready.clone());
+        let first_table = readiness.wait_for("the first table and its listeners");
+        let table = Arc::new(ArcSwap::from_pointee(Table::default()));
+        metrics.register(ClusterMetrics::new(Arc::clone(&table))?)?;
+
+        let (access_log, log_writer) =
+            AccessLog::open(&settings.access_log, metrics.access_log_dropped.clone())
+                .with_context(|| format!("access_log.path: cannot open {}", settings.access_log.path))?;
+        let leaving = Arc::new(Leaving::default());
+        let threads = match settings.threads {
+            0 => std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
+            count => count,
+        };
+        let connections = Gate::new(connection_limit(settings.limits.max_connections));
+        let threads = Threads::start(threads, connections, Arc::clone(&leaving)).context("cannot start data threads")?;
+        let shared = Shared {
+            settings: Arc::clone(&settings),
+            table: Arc::clone(&table),
+            metrics: metrics.clone(),
+            access_log,
+            hellos: Gate::new(settings.limits.max_pending_hellos),
+        };
+
+        let mut tasks = JoinSet::new();
+        let (published, tables) = watch::channel(table.load_full());
+        control(&mut tasks, &settings, &metrics, Arc::clone(&table), published)?;
+        let (bound_sender, bound) = watch::channel(BTreeMap::new());
+        let stop_accepting = watch::Sender::new(false);
+        let ports = Ports::new(threads, shared);
+        tasks.spawn(listen(ports, tables, stop_accepting.subscribe(), bound_sender, first_table));
+
+        let sight = Sight { table: Arc::clone(&table), metrics, readiness: readiness.clone(), bound: bound.clone() };
+        let admin = serve(&mut tasks, "admin.address", settings.admin.address, admin::operators(sight.clone())).await?;
+        let probes = match settings.admin.readiness_address {
+            None => None,
+            Some(address) => Some(serve(&mut tasks, "admin.readiness_address", address, admin::probes(sight)).await?),
+        };
+        let drain_timeout = settings.drain.timeout;
+        Ok(Self { tasks, admin, probes, bound, table, readiness, stop_accepting, leaving, log_writer, drain_timeout })
+    }
+
+    /// Where the admin port is bound.
+    pub fn admin_address(&self) -> SocketAddr {
+        self.admin
+    }
+
+    /// Where readiness for Kubernetes is bound.
+    pub fn probes_address(&self) -> Option<SocketAddr> {
+        self.probes
+    }
+
+    /// The table in use.
+    pub fn table(&self) -> Arc<Table> {
+        self.table.load_full()
+    }
+
+    /// Waits until the gateway is ready and gives where its listeners are bound, by name.
+    ///
+    /// # Errors
+    /// A part of it ended first.
+    pub async fn ready(&mut self) -> anyhow::Result<BTreeMap<String, SocketAddr>> {
+        while !self.readiness.waiting_for().is_empty() {
+            tokio::select! {
+                changed = self.bound.changed() => changed.context("the listeners are gone")?,
+                ended = self.ended() => return Err(ended),
+            }
+        }
+        Ok(self.bound.borrow().clone())
+    }
+
+    /// Returns only when a part of the gateway has ended that should not have.
+    pub async fn ended(&mut self) -> anyhow::Error {
+        match self.tasks.join_next().await {
+            Some(Ok(Err(error))) => error,
+            Some(Err(panic)) => panic.into(),
+            Some(Ok(Ok(()))) | None => anyhow::anyhow!("a part of the gateway ended by itself"),
+        }
+    }
+
+    /// Drains: is not ready any more, accepts nobody, and lets open connections go on until they end or the drain
+    /// timeout has passed.
+    pub async fn stop(mut self) -> Left {
+        let _draining = self.readiness.wait_for("the end of the drain");
+        self.stop_accepting.send_replace(true);
+        // The sockets' channel ends only if their task has failed, and then nothing accepts any more either.
+        let _ = self.bound.wait_for(BTreeMap::is_empty).await;
+        self.leaving.accepting.wait().await;
+        let connections = &self.leaving.connections;
+        let open = connections.open();
+        if open > 0 {
+            tracing::info!(open, timeout = ?self.drain_timeout, "draining");
+        }
+        let _ = tokio::time::timeout(self.drain_timeout, connections.wait()).await;
+        let cut = connections.open();
+        // The last of the tasks holds the data threads, and they hold the access log.
+        self.tasks.shutdown().await;
+        self.log_writer.finish();
+        Left { open, cut }
+    }
+}
+
+/// The control side: source → publisher ← resolver.
+fn control(
+    tasks: &mut JoinSet<anyhow::Result<()>>,
+    settings: &Settings,
+    metrics: &Metrics,
+    table: Arc<ArcSwap<Table>>,
+    published: watch::Sender<Arc<Table>>,
+) -> anyhow::Result<()> {
+    let (snapshot_sender, snapshots) = watch::channel(None);
+    let root = settings.source.mesh_dir.clone().context(
+        "nothing to serve: give --mesh-dir DIR (or source.mesh_dir in the settings) with Istio and Kubernetes YAML",
+    )?;
+    let options = options(settings)?;
+    tasks.spawn(async move { Ok(files::run(root, options, snapshot_sender).await?) });
+
+    let (wanted, wanted_names) = watch::channel(Default::default());
+    let (resolved_sender, resolved) = watch::channel(Default::default());
+    let resolver = TokioResolver::builder_tokio().and_then(|builder| builder.build());
+    let resolver = resolver.context("cannot read /etc/resolv.conf")?;
+    tasks.spawn(async move {
+        resolve::run(resolver, wanted_names, resolved_sender).await;
+        Ok(())
+    });
+    let publisher = Publisher { table, published, wanted, resolved, metrics: metrics.table.clone() };
+    tasks.spawn(async move {
+        publisher.run(snapshots).await;
+        Ok(())
+    });
+    Ok(())
+}
+
+/// What the translation of Istio's resources needs to know of the process.
+///
+/// # Errors
+/// A rewrite's pattern is none.
+pub fn options(settings: &Settings) -> anyhow::Result<Options> {
+    let domain = &settings.node.cluster_domain;
+    let rules = settings.routing.rewrites.iter().map(|rule| Rewrite::new(&rule.pattern, &rule.replacement));
+    let mut rewrites = rules.collect::<Result<Vec<_>, _>>()?;
+    if rewrites.is_empty() {
+        rewrites.push(Rewrite::global_to(domain));
+    }
+    Ok(Options {
+        cluster_domain: domain.clone(),
+        namespace: settings.node.namespace.clone(),
+        labels: settings.node.labels.clone(),
+        bind_address: settings.listen.address,
+        bind: settings.listen.ports.clone(),
+        require_istio_alpn: settings.routing.require_istio_alpn,
+        rewrites,
+        connect_timeout: settings.upstream.connect_timeout,
+    })
+}
+
+/// Keeps the sockets in step with the table, until accepting is to stop.
+async fn listen(
+    mut ports: Ports,
+    mut tables: watch::Receiver<Arc<Table>>,
+    mut stop: watch::Receiver<bool>,
+    bound: watch::Sender<BTreeMap<String, SocketAddr>>,
+    first_table: Wait,
+) -> anyhow::Result<()> {
+    let mut first_table = Some(first_table);
+    while !*stop.borrow() {
+        let table = Arc::clone(&tables.borrow_and_update());
+        ports.reconcile(&table);
+        if table.version > 0 && ports.failed().is_empty() {
+            first_table = None;
+        }
+        bound.send_replace(ports.bound());
+        let again = !ports.failed().is_empty();
+        tokio::select! {
+            changed = tables.changed() => changed.context("the publisher is gone")?,
+            changed = stop.changed() => changed.context("the gateway is gone")?,
+            () = tokio::time::sleep(BIND_AGAIN), if again => {}
+        }
+    }
+    ports.close();
+    bound.send_replace(BTreeMap::new());
+    drop(first_table);
+    // The data threads live as long as this task.
+    std::future::pending::<()>().await;
+    drop(ports);
+    Ok(())
+}
+
+async fn serve(
+    tasks: &mut JoinSet<anyhow::Result<()>>,
+    key: &str,
+    address: SocketAddr,
+    router: Router,
+) -> anyhow::Result<SocketAddr> {
+    let socket = TcpListener::bind(address).await.with_context(|| format!("{key}: cannot listen on {address}"))?;
+    let bound = socket.local_addr()?;
+    tasks.spawn(async move { Ok(axum::serve(socket, router).await?) });
+    Ok(bound)
+}
+
+/// Each connection needs two file descriptors; some are left for everything else.
+fn connection_limit(wanted: usize) -> usize {
+    const RESERVE: u64 = 128;
+    let files = rustix::process::getrlimit(rustix::process::Resource::Nofile).current.unwrap_or(u64::MAX);
+    let fit = usize::try_from(files.saturating_sub(RESERVE) / 2).unwrap_or(usize::MAX).max(1);
+    match wanted {
+        0 => fit,
+        wanted if wanted > fit => {
+            tracing::warn!(wanted, fit, "limits.max_connections does not fit the file descriptors; raise ulimit -n");
+            fit
+        }
+        wanted => wanted,
+    }
+}

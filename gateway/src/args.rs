@@ -1,0 +1,176 @@
+//! The command line.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use anyhow::Context;
+use clap::{Args, CommandFactory, Parser, Subcommand};
+use eastgate_config::bootstrap::{KEYS, Layers, Settings};
+use serde_json::{Value, json};
+
+use crate::hello_command::HelloArgs;
+
+/// An SNI-routing multicluster ingress gateway.
+///
+/// Peeks at the ClientHello's server name, rewrites *.global, finds the service's endpoints and passes the TLS
+/// connection through to one of them.
+#[derive(Debug, Parser)]
+#[command(name = "eastgate", version, propagate_version = true)]
+pub struct Eastgate {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Run the gateway
+    #[command(after_long_help = settings_help())]
+    Run(SettingsArgs),
+    /// Show the main job in one process, with pods, a client and a failover
+    Demo,
+    /// Check a directory of Istio and Kubernetes resources; exit 1 if one is refused
+    Check(CheckArgs),
+    /// Decode raw ClientHellos: what they say, and where they would go
+    Hello(HelloArgs),
+    /// Print the effective settings as YAML
+    #[command(after_long_help = settings_help())]
+    Config(SettingsArgs),
+    /// Print a completion script for a shell
+    Completions {
+        /// Which shell
+        shell: clap_complete::Shell,
+    },
+}
+
+/// `eastgate check`
+#[derive(Debug, Args)]
+pub struct CheckArgs {
+    /// The directory, or one file
+    pub dir: PathBuf,
+    /// Print text or JSON
+    #[arg(short, long, default_value = "text", value_parser = ["text", "json"])]
+    pub output: String,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub settings: SettingsArgs,
+}
+
+/// The flags for common settings; each overrides the environment, and that the file.
+#[derive(Debug, Clone, Default, Args)]
+pub struct SettingsArgs {
+    /// Settings as YAML
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Serve the Istio and Kubernetes resources in this directory, and watch it
+    #[arg(long, value_name = "DIR")]
+    pub mesh_dir: Option<PathBuf>,
+    /// Bind a Gateway's port elsewhere, such as 15443=127.0.0.1:8443 (repeatable)
+    #[arg(long, value_name = "PORT=ADDRESS", value_parser = pair)]
+    pub listen: Vec<(String, String)>,
+    /// A label of this gateway, for the selectors of Gateways (repeatable)
+    #[arg(long, value_name = "NAME=VALUE", value_parser = pair)]
+    pub label: Vec<(String, String)>,
+    /// Metrics and state [default: 127.0.0.1:15000]
+    #[arg(long, value_name = "ADDRESS")]
+    pub admin: Option<String>,
+    /// Readiness for Kubernetes; empty for none [default: 0.0.0.0:15021]
+    #[arg(long, value_name = "ADDRESS")]
+    pub readiness: Option<String>,
+    /// Data threads; 0 is one for each core [default: 0]
+    #[arg(long, value_name = "N")]
+    pub threads: Option<usize>,
+    /// A file, - for standard output, or empty for none [default: -]
+    #[arg(long, value_name = "PATH")]
+    pub access_log: Option<String>,
+    /// error, warn, info or debug [default: info]
+    #[arg(long, value_name = "LEVEL")]
+    pub log_level: Option<String>,
+}
+
+fn pair(text: &str) -> Result<(String, String), String> {
+    let (name, value) = text.split_once('=').ok_or("write NAME=VALUE")?;
+    Ok((name.into(), value.into()))
+}
+
+impl SettingsArgs {
+    /// The effective settings: file, then environment, then these flags.
+    ///
+    /// # Errors
+    /// Names the file, key or variable that cannot be used.
+    pub fn settings(&self, environment: impl IntoIterator<Item = (String, String)>) -> anyhow::Result<Settings> {
+        let mut layers = Layers::new();
+        if let Some(path) = &self.config {
+            let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+            layers = layers.file(&text).with_context(|| path.display().to_string())?;
+        }
+        let path = |path: &Path| path.display().to_string();
+        let map = |pairs: &[(String, String)]| {
+            let pairs: BTreeMap<_, _> = pairs.iter().cloned().collect();
+            (!pairs.is_empty()).then(|| json!(pairs))
+        };
+        Ok(layers
+            .environment(environment)?
+            .flag("source.mesh_dir", self.mesh_dir.as_deref().map(path))
+            .flag("listen.ports", map(&self.listen))
+            .flag("node.labels", map(&self.label))
+            .flag("admin.address", self.admin.clone())
+            .flag("admin.readiness_address", self.readiness.clone())
+            .flag("threads", self.threads.map(Value::from))
+            .flag("access_log.path", self.access_log.clone())
+            .flag("log.level", self.log_level.clone())
+            .settings()?)
+    }
+}
+
+/// All settings, for `--help`.
+fn settings_help() -> String {
+    let defaults = serde_json::to_value(Settings::default()).unwrap_or_default();
+    let mut text = String::from("Settings (--config FILE, each also an environment variable):\n\n");
+    for key in KEYS {
+        let default = key.path.split('.').try_fold(&defaults, |node, part| node.get(part)).cloned().unwrap_or_default();
+        let default = match default {
+            Value::String(text) if text.is_empty() => "none".into(),
+            Value::String(text) => text,
+            Value::Null => "none".into(),
+            Value::Object(map) if map.is_empty() => "{}".into(),
+            other => other.to_string(),
+        };
+        text += &format!("  {}  [{}]\n      {} (default: {default})\n", key.path, key.variable(), key.meaning);
+    }
+    text
+}
+
+/// The completion script for a shell.
+pub fn completions(shell: clap_complete::Shell) {
+    clap_complete::generate(shell, &mut Eastgate::command(), "eastgate", &mut std::io::stdout());
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_well_formed() {
+        Eastgate::command().debug_assert();
+    }
+
+    #[test]
+    fn help_names_every_setting() {
+        let help = settings_help();
+        for key in KEYS {
+            assert!(help.contains(&key.variable()), "{}", key.path);
+        }
+    }
+
+    #[test]
+    fn flags_override_the_environment() {
+        let command = Eastgate::parse_from(["eastgate", "run", "--listen", "15443=127.0.0.1:0", "--threads", "2"]);
+        let Command::Run(args) = command.command else { panic!() };
+        let environment = [("EASTGATE_THREADS".to_owned(), "7".to_owned())];
+        let settings = args.settings(environment).unwrap();
+        assert_eq!(settings.threads, 2);
+        assert_eq!(settings.listen.ports[&15443], ([127, 0, 0, 1], 0).into());
+    }
+}

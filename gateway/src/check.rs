@@ -1,0 +1,99 @@
+//! `eastgate check` and `eastgate hello`: what the gateway would make of files, without running it.
+
+use std::path::Path;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use eastgate_config::istio::{Index, Options};
+use eastgate_config::snapshot::Snapshot;
+use serde_json::{Value, json};
+
+use crate::client_hello::ClientHello;
+use crate::connection;
+use crate::hello_command::{self, HelloArgs};
+use crate::source::files;
+use crate::table::Table;
+
+/// Prints what is refused in the directory, and what may surprise; exit 1 when anything is refused.
+///
+/// # Errors
+/// The directory cannot be read, or has no resource in it.
+pub fn run(dir: &Path, options: &Options, as_json: bool) -> anyhow::Result<ExitCode> {
+    let (files, snapshot) = snapshot(dir, options)?;
+    let Snapshot { listeners, clusters, rejections, notices } = &snapshot;
+    if as_json {
+        let report = json!({
+            "files": files,
+            "listeners": listeners.len(),
+            "clusters": clusters.len(),
+            "rejections": rejections,
+            "notices": notices,
+        });
+        println!("{report:#}");
+    } else {
+        for rejection in rejections {
+            println!("refused: {rejection}");
+        }
+        for notice in notices {
+            println!("note: {notice}");
+        }
+        let chains: usize = listeners.values().map(|listener| listener.filter_chains.len()).sum();
+        println!(
+            "{files} files: {} listeners with {chains} filter chains, {} clusters; {} refused, {} notes",
+            listeners.len(),
+            clusters.len(),
+            rejections.len(),
+            notices.len(),
+        );
+    }
+    Ok(if rejections.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn snapshot(dir: &Path, options: &Options) -> anyhow::Result<(usize, Snapshot)> {
+    let files = files::read(dir)?;
+    anyhow::ensure!(!files.is_empty(), files::Error::Empty(dir.to_owned()));
+    let mut index = Index::default();
+    index.load(&files);
+    Ok((files.len(), index.snapshot(options)))
+}
+
+/// Decodes ClientHellos; with `--mesh-dir`, says where each would go.
+///
+/// # Errors
+/// The mesh directory cannot be read, or standard output not be written.
+pub fn hello(args: &HelloArgs, options: &Options) -> anyhow::Result<ExitCode> {
+    let Some(dir) = &args.mesh_dir else { return hello_command::run(args, |_| None) };
+    let (_, snapshot) = snapshot(dir, options)?;
+    let table = Table::build(Arc::new(snapshot), &Default::default(), &Table::default());
+    hello_command::run(args, |hello| Some(where_to(&table, hello)))
+}
+
+/// Where a hello goes on each listener of the table.
+fn where_to(table: &Table, hello: &ClientHello) -> Value {
+    let mut listeners: Vec<_> = table.listeners().map(|listener| &listener.config.name).collect();
+    listeners.sort();
+    let on_listener = |name: &String| match table.route(name, hello.server_name(), hello.alpn(), |_| 0) {
+        Ok(routed) => {
+            let endpoints: Vec<_> = routed.cluster.config.endpoints().map(|endpoint| &endpoint.address).collect();
+            json!({
+                "listener": name,
+                "chain": routed.chain,
+                "rewritten": routed.rewritten,
+                "cluster": routed.cluster.config.name,
+                "endpoints": endpoints,
+            })
+        }
+        Err(error) => {
+            let error = connection::Error::from(error);
+            let alert = error.alert();
+            json!({
+                "listener": name,
+                "flag": error.flag(),
+                "error": error.to_string(),
+                "alert": alert.map(|alert| alert.code()),
+                "alert_name": alert.map(|alert| alert.name()),
+            })
+        }
+    };
+    listeners.into_iter().map(on_listener).collect()
+}

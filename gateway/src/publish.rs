@@ -1,0 +1,101 @@
+//! The one writer of the table: takes snapshots and DNS answers in, compiles, and swaps.
+
+use std::collections::{BTreeSet, HashSet};
+use std::sync::Arc;
+use std::time::Instant;
+
+use arc_swap::ArcSwap;
+use eastgate_config::rejection::{Notice, Rejection};
+use eastgate_config::snapshot::Snapshot;
+use tokio::sync::watch;
+
+use crate::metrics;
+use crate::table::Table;
+use crate::upstream::cluster::Resolutions;
+use crate::upstream::resolve;
+
+/// The ends that the publisher works between.
+#[derive(Debug)]
+pub struct Publisher {
+    /// What the data path reads.
+    pub table: Arc<ArcSwap<Table>>,
+    /// Tells that there is a new table.
+    pub published: watch::Sender<Arc<Table>>,
+    /// The DNS names that endpoints are given by.
+    pub wanted: watch::Sender<BTreeSet<String>>,
+    /// What they resolve to.
+    pub resolved: watch::Receiver<Resolutions>,
+    /// What is counted.
+    pub metrics: metrics::Table,
+}
+
+impl Publisher {
+    /// Publishes every snapshot, and the current one anew when an endpoint's name resolves to something else, until
+    /// the source is gone.
+    pub async fn run(mut self, mut snapshots: watch::Receiver<Option<Arc<Snapshot>>>) {
+        let mut told = Told::default();
+        loop {
+            let snapshot = snapshots.borrow_and_update().clone();
+            if let Some(snapshot) = snapshot {
+                self.wanted.send_replace(resolve::names(&snapshot));
+                told.tell(&snapshot);
+                self.publish(snapshot);
+            }
+            let goes_on = tokio::select! {
+                changed = snapshots.changed() => changed.is_ok(),
+                changed = self.resolved.changed() => changed.is_ok(),
+            };
+            if !goes_on {
+                return;
+            }
+        }
+    }
+
+    fn publish(&mut self, snapshot: Arc<Snapshot>) {
+        let began = Instant::now();
+        let resolved = self.resolved.borrow_and_update().clone();
+        let table = Arc::new(Table::build(snapshot, &resolved, &self.table.load()));
+        self.table.store(Arc::clone(&table));
+        let metrics = &self.metrics;
+        metrics.publish_seconds.observe(began.elapsed().as_secs_f64());
+        metrics.published.inc();
+        let snapshot = &table.snapshot;
+        for (gauge, count) in [
+            (&metrics.rejections, snapshot.rejections.len()),
+            (&metrics.notices, snapshot.notices.len()),
+            (&metrics.listeners, snapshot.listeners.len()),
+            (&metrics.clusters, snapshot.clusters.len()),
+        ] {
+            gauge.set(count.try_into().unwrap_or(i64::MAX));
+        }
+        tracing::info!(
+            version = table.version,
+            listeners = snapshot.listeners.len(),
+            clusters = snapshot.clusters.len(),
+            rejections = snapshot.rejections.len(),
+            "table published"
+        );
+        self.published.send_replace(table);
+    }
+}
+
+/// What has been logged already: a rejection is worth one line when it comes up, not one with every table.
+#[derive(Default)]
+struct Told {
+    rejections: HashSet<String>,
+    notices: HashSet<Notice>,
+}
+
+impl Told {
+    fn tell(&mut self, snapshot: &Snapshot) {
+        let rejections: HashSet<_> = snapshot.rejections.iter().map(Rejection::to_string).collect();
+        for rejection in rejections.difference(&self.rejections) {
+            tracing::warn!("refused {rejection}");
+        }
+        let notices: HashSet<_> = snapshot.notices.iter().cloned().collect();
+        for notice in notices.difference(&self.notices) {
+            tracing::info!("note {notice}");
+        }
+        (self.rejections, self.notices) = (rejections, notices);
+    }
+}

@@ -1,0 +1,266 @@
+//! A real gateway for black-box tests: the app that `eastgate run` starts, on free ports, with a mesh directory.
+
+#![allow(
+    dead_code,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "each test file uses its own part; a panic is the report"
+)]
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use eastgate::app::App;
+use eastgate_config::bootstrap::{Layers, Settings};
+use eastgate_loadtest::ca::Ca;
+use eastgate_loadtest::client::{self, Client, Expect};
+use eastgate_loadtest::origin::{self, Origin};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+/// A wait that lasts this long has failed. Tests wait for a level, and this only ends those that wait in vain.
+pub const PATIENCE: Duration = Duration::from_secs(30);
+
+/// The name that the tests' pods have in the mesh.
+pub const SPIFFE: &str = "spiffe://cluster.local/ns/bar/sa/httpbin";
+/// What a mesh client asks for.
+pub const GLOBAL: &str = "outbound_.8000_._.httpbin.bar.global";
+/// What the gateway makes of it.
+pub const LOCAL: &str = "outbound_.8000_._.httpbin.bar.svc.cluster.local";
+
+/// A running gateway and its mesh directory.
+pub struct Gateway {
+    pub app: App,
+    pub address: SocketAddr,
+    directory: TempDir,
+}
+
+impl Gateway {
+    /// Starts with these documents and the settings of [`settings`], and waits until it is ready.
+    pub async fn start(documents: &[(&str, Value)]) -> Self {
+        Self::start_with(documents, |layers| layers).await
+    }
+
+    pub async fn start_with(documents: &[(&str, Value)], more: impl FnOnce(Layers) -> Layers) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        std::fs::create_dir(directory.path().join("mesh")).unwrap();
+        for (name, document) in documents {
+            write(&directory.path().join("mesh").join(name), &document.to_string());
+        }
+        let settings = more(layers(directory.path())).settings().unwrap();
+        let mut app = App::start(settings).await.unwrap();
+        let bound = tokio::time::timeout(PATIENCE, app.ready()).await.expect("ready in time").unwrap();
+        let address = *bound.values().next().expect("a listener");
+        Self { app, address, directory }
+    }
+
+    /// Writes a file of the mesh directory, as an editor does: another file, then a rename.
+    pub fn edit(&self, name: &str, text: &str) {
+        write(&self.mesh().join(name), text);
+    }
+
+    pub fn mesh(&self) -> PathBuf {
+        self.directory.path().join("mesh")
+    }
+
+    /// Asks the admin port.
+    pub async fn admin(&self, path: &str) -> (u16, String) {
+        http_get(self.app.admin_address(), path).await
+    }
+
+    pub async fn admin_json(&self, path: &str) -> Value {
+        serde_json::from_str(&self.admin(path).await.1).expect("JSON")
+    }
+
+    /// Waits until the admin port's answer is as wanted.
+    pub async fn admin_until(&self, path: &str, wanted: impl Fn(&str) -> bool) -> String {
+        let waiting = async {
+            loop {
+                let (_, text) = self.admin(path).await;
+                if wanted(&text) {
+                    return text;
+                }
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(PATIENCE, waiting)
+            .await
+            .unwrap_or_else(|_| panic!("{path} never became as wanted"))
+    }
+
+    /// The access-log records, once there are so many.
+    pub async fn records(&self, count: usize) -> Vec<Value> {
+        let path = self.directory.path().join("access.log");
+        let waiting = async {
+            loop {
+                let text = std::fs::read_to_string(&path).unwrap();
+                if text.lines().count() >= count && text.ends_with('\n') {
+                    return text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+                }
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(PATIENCE, waiting).await.expect("the records in time")
+    }
+}
+
+fn write(path: &Path, text: &str) {
+    let other = path.with_extension("new");
+    std::fs::write(&other, text).unwrap();
+    std::fs::rename(other, path).unwrap();
+}
+
+fn layers(directory: &Path) -> Layers {
+    Layers::new()
+        .flag("source.mesh_dir", Some(directory.join("mesh").display().to_string()))
+        .flag("listen.ports", Some(json!({ "15443": "127.0.0.1:0" })))
+        .flag("admin.address", Some("127.0.0.1:0"))
+        .flag("admin.readiness_address", Some("127.0.0.1:0"))
+        .flag("access_log.path", Some(directory.join("access.log").display().to_string()))
+        .flag("threads", Some(2))
+}
+
+/// One GET over a connection of its own.
+pub async fn http_get(address: SocketAddr, path: &str) -> (u16, String) {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let mut stream = tokio::net::TcpStream::connect(address).await.unwrap();
+    let request = format!("GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.unwrap();
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+    let body = match head.to_ascii_lowercase().contains("transfer-encoding: chunked") {
+        true => unchunk(body),
+        false => body.to_owned(),
+    };
+    (head[9..12].parse().unwrap(), body)
+}
+
+fn unchunk(mut body: &str) -> String {
+    let mut text = String::new();
+    while let Some((size, rest)) = body.split_once("\r\n") {
+        let size = usize::from_str_radix(size, 16).unwrap();
+        text.push_str(&rest[..size]);
+        body = &rest[(size + 2).min(rest.len())..];
+    }
+    text
+}
+
+/// A Gateway on 15443 with these hosts.
+pub fn gateway(hosts: &[&str]) -> Value {
+    json!({
+        "apiVersion": "networking.istio.io/v1",
+        "kind": "Gateway",
+        "metadata": { "name": "cross-network-gateway", "namespace": "istio-system" },
+        "spec": {
+            "selector": { "istio": "ingressgateway" },
+            "servers": [{
+                "hosts": hosts,
+                "port": { "name": "tls", "number": 15443, "protocol": "TLS" },
+                "tls": { "mode": "AUTO_PASSTHROUGH" },
+            }],
+        },
+    })
+}
+
+/// The Service `httpbin.bar`, port 8000.
+pub fn service() -> Value {
+    named_service("httpbin")
+}
+
+pub fn named_service(name: &str) -> Value {
+    json!({
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": { "name": name, "namespace": "bar" },
+        "spec": { "ports": [{ "name": "http", "port": 8000, "targetPort": 8443 }] },
+    })
+}
+
+/// Its endpoints. Endpoints of one slice share their port, so there is a slice for each.
+pub fn slices(addresses: &[SocketAddr]) -> Value {
+    named_slices("httpbin", addresses, "istio")
+}
+
+pub fn named_slices(service: &str, addresses: &[SocketAddr], tls_mode: &str) -> Value {
+    let slice = |(index, address): (usize, &SocketAddr)| {
+        json!({
+            "apiVersion": "discovery.k8s.io/v1",
+            "kind": "EndpointSlice",
+            "metadata": {
+                "name": format!("{service}-{index}"),
+                "namespace": "bar",
+                "labels": { "kubernetes.io/service-name": service, "security.istio.io/tlsMode": tls_mode },
+            },
+            "addressType": if address.is_ipv4() { "IPv4" } else { "IPv6" },
+            "ports": [{ "name": "http", "port": address.port(), "protocol": "TCP" }],
+            "endpoints": [{ "addresses": [address.ip()], "conditions": { "ready": true } }],
+        })
+    };
+    json!({ "apiVersion": "v1", "kind": "List", "items": addresses.iter().enumerate().map(slice).collect::<Vec<_>>() })
+}
+
+/// A DestinationRule for `httpbin.bar` with this traffic policy.
+pub fn policy(traffic_policy: Value) -> Value {
+    json!({
+        "apiVersion": "networking.istio.io/v1",
+        "kind": "DestinationRule",
+        "metadata": { "name": "httpbin", "namespace": "bar" },
+        "spec": { "host": "httpbin.bar.svc.cluster.local", "trafficPolicy": traffic_policy },
+    })
+}
+
+pub fn round_robin() -> Value {
+    policy(json!({ "loadBalancer": { "simple": "ROUND_ROBIN" } }))
+}
+
+/// The usual mesh: a Gateway for `*.global`, the service, its endpoints, taken in turn.
+pub fn mesh(addresses: &[SocketAddr]) -> Vec<(&'static str, Value)> {
+    vec![
+        ("gateway.json", gateway(&["*.global"])),
+        ("service.json", service()),
+        ("slices.json", slices(addresses)),
+        ("policy.json", round_robin()),
+    ]
+}
+
+/// TLS pods of httpbin.
+pub async fn pods(ca: &Ca, count: usize) -> Vec<Origin> {
+    let mut pods = Vec::new();
+    for index in 0..count {
+        let options = origin::Options::new(format!("httpbin-{index}"), ca.issue(&[SPIFFE]).unwrap());
+        pods.push(Origin::start(options).await.unwrap());
+    }
+    pods
+}
+
+pub fn addresses(pods: &[Origin]) -> Vec<SocketAddr> {
+    pods.iter().map(Origin::address).collect()
+}
+
+/// A client as a sidecar is one: it offers `istio` and verifies the pod's SPIFFE identity.
+pub fn mesh_client(ca: &Ca) -> Client {
+    client_with(ca, &["istio-http/1.1", "istio", "http/1.1"])
+}
+
+pub fn client_with(ca: &Ca, alpn: &[&str]) -> Client {
+    let mut options = client::Options::new(ca.roots());
+    options.expect = Expect::OneOf(vec![SPIFFE.into()]);
+    options.alpn = alpn.iter().map(|protocol| protocol.to_string()).collect();
+    options.timeout = PATIENCE;
+    Client::new(options).unwrap()
+}
+
+/// A real ClientHello of rustls, as it stands on the wire.
+pub fn client_hello(server_name: &str, alpn: &[&str]) -> Vec<u8> {
+    let mut config = rustls::ClientConfig::builder()
+        .with_root_certificates(rustls::RootCertStore::empty())
+        .with_no_client_auth();
+    config.alpn_protocols = alpn.iter().map(|protocol| protocol.as_bytes().to_vec()).collect();
+    let name = server_name.to_owned().try_into().unwrap();
+    let mut connection = rustls::ClientConnection::new(std::sync::Arc::new(config), name).unwrap();
+    let mut bytes = Vec::new();
+    connection.write_tls(&mut bytes).unwrap();
+    bytes
+}
