@@ -7,6 +7,7 @@ pub mod bootstrap;
 pub mod cluster;
 pub mod duration;
 pub mod endpoint;
+pub mod istio;
 pub mod listener;
 pub mod locality;
 pub mod rejection;

@@ -1,0 +1,101 @@
+//! Kubernetes and Istio resources → [`Snapshot`](crate::snapshot::Snapshot).
+//!
+//! ```text
+//! text ── document ── resource (schema, then one module per kind checks it) ── Index
+//! Index ── catalog (every service and its endpoints) ── listeners (auto_passthrough, passthrough) ── Snapshot
+//! ```
+//!
+//! A resource is checked when it comes in, alone; a bad one is a rejection and its last good version stays. What only
+//! shows when resources meet (a name that nothing leads to, a service without endpoints that speak mesh TLS) is a
+//! notice of the snapshot, and never an exposure that nobody asked for.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::time::Duration;
+
+use crate::cluster::DEFAULT_CONNECT_TIMEOUT;
+use crate::route::Rewrite;
+use crate::server_name::Pattern;
+
+mod auto_passthrough;
+mod catalog;
+mod destination_rule;
+mod document;
+mod envoy_filter;
+mod export;
+mod files;
+mod findings;
+mod gateway;
+mod index;
+mod listeners;
+mod passthrough;
+mod resource;
+mod rules;
+mod schema;
+mod service;
+mod service_entry;
+mod translation;
+mod virtual_service;
+
+pub use document::MAX_TEXT;
+pub use files::File;
+pub use index::Index;
+pub use resource::Kind;
+
+/// The namespace whose DestinationRules and EnvoyFilters are everybody's.
+const ROOT_NAMESPACE: &str = "istio-system";
+
+/// What the translation has to know of the gateway itself.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Options {
+    /// The DNS domain of the Kubernetes cluster.
+    pub cluster_domain: String,
+    /// The namespace that the gateway runs in: what `exportTo` must reach.
+    pub namespace: String,
+    /// The gateway's labels, which a Gateway's `selector` must choose. Empty: every Gateway applies.
+    pub labels: BTreeMap<String, String>,
+    /// Where a server without a `bind` of its own is bound.
+    pub bind_address: IpAddr,
+    /// By Gateway port: where to bind a server without a `bind` of its own instead.
+    pub bind: BTreeMap<u16, SocketAddr>,
+    /// Whether a client of an `AUTO_PASSTHROUGH` server must offer one of the mesh's own protocols (ALPN).
+    pub require_istio_alpn: bool,
+    /// The rewrites of `AUTO_PASSTHROUGH` listeners that no EnvoyFilter speaks of.
+    pub rewrites: Vec<Rewrite>,
+    /// For a connection attempt, where no DestinationRule says otherwise.
+    pub connect_timeout: Duration,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self::for_domain("cluster.local")
+    }
+}
+
+impl Options {
+    /// The defaults in a cluster of this domain, with `.global` names as aliases of `.svc.` names in it.
+    pub fn for_domain(cluster_domain: &str) -> Self {
+        Self {
+            cluster_domain: cluster_domain.to_owned(),
+            namespace: ROOT_NAMESPACE.to_owned(),
+            labels: BTreeMap::new(),
+            bind_address: Ipv4Addr::UNSPECIFIED.into(),
+            bind: BTreeMap::new(),
+            require_istio_alpn: true,
+            rewrites: vec![Rewrite::global_to(cluster_domain)],
+            connect_timeout: DEFAULT_CONNECT_TIMEOUT,
+        }
+    }
+}
+
+/// The host that a VirtualService or DestinationRule of this namespace means: a name without dots is short for a
+/// Kubernetes service of the same namespace.
+fn full_host(host: &Pattern, namespace: &str, cluster_domain: &str) -> Pattern {
+    match host {
+        Pattern::Exact(name) if !name.as_str().contains('.') => {
+            let full = format!("{name}.{namespace}.svc.{cluster_domain}");
+            full.parse().map_or_else(|_| host.clone(), Pattern::Exact)
+        }
+        _ => host.clone(),
+    }
+}

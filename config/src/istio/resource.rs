@@ -1,0 +1,297 @@
+//! From a document to a resource: its kind and name, its checked content, or what is wrong with it.
+
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+
+use super::destination_rule::DestinationRule;
+use super::document::Document;
+use super::envoy_filter::EnvoyFilter;
+use super::findings::{Findings, Origin};
+use super::gateway::Gateway;
+use super::schema::{self, Labels, Metadata, decode};
+use super::service::{EndpointSlice, Pod, Service};
+use super::service_entry::{ServiceEntry, Workload};
+use super::virtual_service::VirtualService;
+use crate::rejection::ResourceName;
+
+/// The kinds that the gateway uses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Kind {
+    /// `networking.istio.io`
+    Gateway,
+    /// `networking.istio.io`
+    VirtualService,
+    /// `networking.istio.io`
+    DestinationRule,
+    /// `networking.istio.io`
+    ServiceEntry,
+    /// `networking.istio.io`
+    WorkloadEntry,
+    /// `networking.istio.io`
+    EnvoyFilter,
+    /// The core group.
+    Service,
+    /// `discovery.k8s.io`
+    EndpointSlice,
+    /// The core group.
+    Pod,
+}
+
+const ISTIO: &str = "networking.istio.io";
+/// The namespace of a resource that names none, as `kubectl apply` has it.
+const DEFAULT_NAMESPACE: &str = "default";
+
+impl Kind {
+    /// Every kind, for whoever has to list and watch them.
+    pub const ALL: [Self; 9] = [
+        Self::Gateway,
+        Self::VirtualService,
+        Self::DestinationRule,
+        Self::ServiceEntry,
+        Self::WorkloadEntry,
+        Self::EnvoyFilter,
+        Self::Service,
+        Self::EndpointSlice,
+        Self::Pod,
+    ];
+
+    /// As in a resource's `kind`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Gateway => "Gateway",
+            Self::VirtualService => "VirtualService",
+            Self::DestinationRule => "DestinationRule",
+            Self::ServiceEntry => "ServiceEntry",
+            Self::WorkloadEntry => "WorkloadEntry",
+            Self::EnvoyFilter => "EnvoyFilter",
+            Self::Service => "Service",
+            Self::EndpointSlice => "EndpointSlice",
+            Self::Pod => "Pod",
+        }
+    }
+
+    /// The API group; empty for the core group.
+    pub fn group(self) -> &'static str {
+        match self {
+            Self::Service | Self::Pod => "",
+            Self::EndpointSlice => "discovery.k8s.io",
+            _ => ISTIO,
+        }
+    }
+
+    /// The versions of the API group that are read, the one to ask an API server for first.
+    pub fn versions(self) -> &'static [&'static str] {
+        match self {
+            Self::Service | Self::Pod => &["v1"],
+            Self::EndpointSlice => &["v1", "v1beta1"],
+            Self::EnvoyFilter => &["v1alpha3"],
+            _ => &["v1", "v1beta1", "v1alpha3"],
+        }
+    }
+
+    /// As in the API's paths.
+    pub fn plural(self) -> &'static str {
+        match self {
+            Self::Gateway => "gateways",
+            Self::VirtualService => "virtualservices",
+            Self::DestinationRule => "destinationrules",
+            Self::ServiceEntry => "serviceentries",
+            Self::WorkloadEntry => "workloadentries",
+            Self::EnvoyFilter => "envoyfilters",
+            Self::Service => "services",
+            Self::EndpointSlice => "endpointslices",
+            Self::Pod => "pods",
+        }
+    }
+}
+
+/// A resource's identity. Ordered by kind, then namespace, then name.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(super) struct Key {
+    pub(super) kind: Kind,
+    pub(super) namespace: String,
+    pub(super) name: String,
+}
+
+impl Key {
+    pub(super) fn resource(&self) -> ResourceName {
+        ResourceName {
+            kind: self.kind.as_str().to_owned(),
+            namespace: self.namespace.clone(),
+            name: self.name.clone(),
+        }
+    }
+}
+
+/// A resource that may be used.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Object {
+    pub(super) name: ResourceName,
+    pub(super) origin: Origin,
+    /// `metadata.labels`
+    pub(super) labels: Labels,
+    pub(super) spec: Spec,
+    /// Field and message; told once the resource turns out to matter.
+    pub(super) notices: Vec<(String, String)>,
+}
+
+/// A resource's checked content.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) enum Spec {
+    Gateway(Gateway),
+    VirtualService(VirtualService),
+    DestinationRule(DestinationRule),
+    ServiceEntry(ServiceEntry),
+    WorkloadEntry(Workload),
+    EnvoyFilter(EnvoyFilter),
+    Service(Service),
+    EndpointSlice(EndpointSlice),
+    Pod(Pod),
+}
+
+/// What a document turned out to be.
+#[derive(Debug)]
+pub(super) enum Decoded {
+    Good(Key, Box<Object>),
+    /// The reasons are by field.
+    Bad(Key, Origin, Vec<(String, String)>),
+    /// A kind that the gateway has no use for.
+    Unused {
+        group: String,
+        resource: ResourceName,
+        origin: Origin,
+    },
+    /// Not even its kind and name can be read.
+    Nameless(Origin, (String, String)),
+}
+
+/// Reads a document of this file.
+pub(super) fn read(document: Document, file: Option<&str>) -> Decoded {
+    let Document { value, lines } = document;
+    let origin = Origin { file: file.map(str::to_owned), lines };
+    match identify(&value) {
+        Err(refusal) => Decoded::Nameless(origin, refusal),
+        Ok(Identity { kind: Some(kind), version, group: _, name, metadata }) => {
+            let key = Key { kind, namespace: name.namespace.clone(), name: name.name.clone() };
+            match parse(kind, &version, &value, &metadata) {
+                Err(refusals) => Decoded::Bad(key, origin, refusals),
+                Ok((spec, notices)) => {
+                    // There are thousands of Pods and EndpointSlices, and nothing to say of their fields later on.
+                    let keep_all = kind.group() == ISTIO;
+                    let lines = if keep_all { origin.lines } else { origin.lines.outermost() };
+                    let origin = Origin { lines, ..origin };
+                    Decoded::Good(
+                        key,
+                        Box::new(Object { name, origin, labels: metadata.labels, spec, notices }),
+                    )
+                }
+            }
+        }
+        Ok(Identity { kind: None, group, name, .. }) => Decoded::Unused { group, resource: name, origin },
+    }
+}
+
+struct Identity {
+    kind: Option<Kind>,
+    group: String,
+    version: String,
+    name: ResourceName,
+    metadata: Metadata,
+}
+
+fn identify(value: &Value) -> Result<Identity, (String, String)> {
+    let refuse = |field: &str, reason: &str| Err((field.to_owned(), reason.to_owned()));
+    if !value.is_object() {
+        return refuse("", "this is no resource; give apiVersion, kind and metadata");
+    }
+    let text = |field: &str| value.get(field).and_then(Value::as_str).unwrap_or_default();
+    let kind = text("kind");
+    if kind.is_empty() {
+        return refuse("kind", "the resource has no kind; give one");
+    }
+    let Some((group, version)) = Some(text("apiVersion"))
+        .filter(|version| !version.is_empty())
+        .map(|version| version.split_once('/').unwrap_or(("", version)))
+    else {
+        return refuse(
+            "apiVersion",
+            "the resource has no apiVersion; give one, such as networking.istio.io/v1",
+        );
+    };
+    let mut metadata: Metadata = match value.get("metadata") {
+        None => Metadata::default(),
+        Some(metadata) => decode("metadata", metadata)?,
+    };
+    if metadata.name.is_empty() {
+        return refuse("metadata.name", "the resource has no name; give it one");
+    }
+    if metadata.namespace.is_empty() {
+        metadata.namespace = DEFAULT_NAMESPACE.to_owned();
+    }
+    let name = ResourceName {
+        kind: kind.to_owned(),
+        namespace: metadata.namespace.clone(),
+        name: metadata.name.clone(),
+    };
+    let known = Kind::ALL.into_iter().find(|known| known.as_str() == kind && known.group() == group);
+    Ok(Identity { kind: known, group: group.to_owned(), version: version.to_owned(), name, metadata })
+}
+
+type Parsed = Result<(Spec, Vec<(String, String)>), Vec<(String, String)>>;
+
+fn parse(kind: Kind, version: &str, value: &Value, metadata: &Metadata) -> Parsed {
+    if !kind.versions().contains(&version) {
+        let known = kind.versions().join(", ");
+        let reason = format!("version {version} of {} is not known; use one of {known}", kind.as_str());
+        return Err(vec![("apiVersion".to_owned(), reason)]);
+    }
+    let namespace = metadata.namespace.as_str();
+    let mut findings = Findings::default();
+    let found = &mut findings;
+    let spec = match kind {
+        Kind::Gateway => {
+            spec_of(value, found).map(|spec| Spec::Gateway(Gateway::parse(&spec, namespace, found)))
+        }
+        Kind::VirtualService => spec_of(value, found)
+            .map(|spec| Spec::VirtualService(VirtualService::parse(&spec, namespace, found))),
+        Kind::DestinationRule => spec_of(value, found)
+            .and_then(|spec| DestinationRule::parse(&spec, namespace, found).map(Spec::DestinationRule)),
+        Kind::ServiceEntry => {
+            spec_of(value, found).map(|spec| Spec::ServiceEntry(ServiceEntry::parse(&spec, namespace, found)))
+        }
+        Kind::WorkloadEntry => {
+            spec_of(value, found).and_then(|mut spec: schema::service_entry::WorkloadEntry| {
+                // Istio selects by either kind of label, and lets the resource's own win.
+                spec.labels.extend(metadata.labels.clone());
+                Workload::parse(&spec, "spec", found).map(Spec::WorkloadEntry)
+            })
+        }
+        Kind::EnvoyFilter => {
+            spec_of(value, found).map(|spec| Spec::EnvoyFilter(EnvoyFilter::parse(&spec, found)))
+        }
+        Kind::Service => {
+            spec_of(value, found).map(|spec| Spec::Service(Service::parse(&spec, metadata, found)))
+        }
+        Kind::EndpointSlice => decoded::<schema::core::EndpointSlice>("", value, found)
+            .map(|slice| Spec::EndpointSlice(EndpointSlice::parse(&slice, metadata, found))),
+        Kind::Pod => Some(Spec::Pod(Pod { labels: metadata.labels.clone() })),
+    };
+    match spec {
+        Some(spec) if findings.refusals.is_empty() => Ok((spec, findings.notices)),
+        _ => Err(findings.refusals),
+    }
+}
+
+fn spec_of<T: DeserializeOwned>(value: &Value, findings: &mut Findings) -> Option<T> {
+    match value.get("spec") {
+        Some(spec) if !spec.is_null() => decoded("spec", spec, findings),
+        _ => {
+            findings.refuse("spec", "the resource has no spec; give it one");
+            None
+        }
+    }
+}
+
+fn decoded<T: DeserializeOwned>(root: &str, value: &Value, findings: &mut Findings) -> Option<T> {
+    decode(root, value).map_err(|(field, reason)| findings.refuse(field, reason)).ok()
+}

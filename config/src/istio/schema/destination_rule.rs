@@ -1,0 +1,129 @@
+//! `networking.istio.io` DestinationRule.
+
+use serde::Deserialize;
+use serde_json::Value;
+
+use super::{Labels, PortSelector, WorkloadSelector};
+
+/// The message `DestinationRule`.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "camelCase")]
+pub(in crate::istio) struct DestinationRule {
+    pub(in crate::istio) host: String,
+    pub(in crate::istio) traffic_policy: Option<TrafficPolicy>,
+    pub(in crate::istio) subsets: Vec<Subset>,
+    pub(in crate::istio) export_to: Vec<String>,
+    pub(in crate::istio) workload_selector: Option<WorkloadSelector>,
+}
+
+/// The message `Subset`.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "camelCase")]
+pub(in crate::istio) struct Subset {
+    pub(in crate::istio) name: String,
+    pub(in crate::istio) labels: Labels,
+    pub(in crate::istio) traffic_policy: Option<TrafficPolicy>,
+}
+
+/// The messages `TrafficPolicy` and `TrafficPolicy.PortTrafficPolicy`, which share their fields.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "camelCase")]
+pub(in crate::istio) struct TrafficPolicy {
+    pub(in crate::istio) port: Option<PortSelector>,
+    pub(in crate::istio) load_balancer: Option<LoadBalancer>,
+    pub(in crate::istio) connection_pool: Option<ConnectionPool>,
+    pub(in crate::istio) outlier_detection: Value,
+    pub(in crate::istio) tls: Option<ClientTls>,
+    pub(in crate::istio) port_level_settings: Vec<TrafficPolicy>,
+    pub(in crate::istio) tunnel: Value,
+    pub(in crate::istio) proxy_protocol: Value,
+    pub(in crate::istio) retry_budget: Value,
+}
+
+/// The message `LoadBalancerSettings`.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "camelCase")]
+pub(in crate::istio) struct LoadBalancer {
+    pub(in crate::istio) simple: Option<Simple>,
+    pub(in crate::istio) consistent_hash: Value,
+    pub(in crate::istio) locality_lb_setting: Value,
+    pub(in crate::istio) warmup_duration_secs: Value,
+    pub(in crate::istio) warmup: Value,
+}
+
+/// The enumeration `LoadBalancerSettings.SimpleLB`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
+pub(in crate::istio) enum Simple {
+    Unspecified,
+    LeastConn,
+    Random,
+    Passthrough,
+    RoundRobin,
+    LeastRequest,
+}
+
+/// The message `ConnectionPoolSettings`.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "camelCase")]
+pub(in crate::istio) struct ConnectionPool {
+    pub(in crate::istio) tcp: Option<TcpSettings>,
+    pub(in crate::istio) http: Value,
+}
+
+/// The message `ConnectionPoolSettings.TCPSettings`.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "camelCase")]
+pub(in crate::istio) struct TcpSettings {
+    pub(in crate::istio) max_connections: i64,
+    pub(in crate::istio) connect_timeout: Option<String>,
+    pub(in crate::istio) tcp_keepalive: Option<TcpKeepalive>,
+    pub(in crate::istio) max_connection_duration: Value,
+    pub(in crate::istio) idle_timeout: Option<String>,
+}
+
+/// The message `ConnectionPoolSettings.TCPSettings.TcpKeepalive`.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "camelCase")]
+pub(in crate::istio) struct TcpKeepalive {
+    pub(in crate::istio) probes: i64,
+    pub(in crate::istio) time: Option<String>,
+    pub(in crate::istio) interval: Option<String>,
+}
+
+/// The message `ClientTLSSettings`.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "camelCase")]
+pub(in crate::istio) struct ClientTls {
+    pub(in crate::istio) mode: ClientTlsMode,
+    pub(in crate::istio) client_certificate: Value,
+    pub(in crate::istio) private_key: Value,
+    pub(in crate::istio) ca_certificates: Value,
+    pub(in crate::istio) credential_name: Value,
+    pub(in crate::istio) subject_alt_names: Value,
+    pub(in crate::istio) sni: Value,
+    pub(in crate::istio) insecure_skip_verify: Value,
+    pub(in crate::istio) ca_crl: Value,
+}
+
+/// The enumeration `ClientTLSSettings.TLSmode`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
+pub(in crate::istio) enum ClientTlsMode {
+    #[default]
+    Disable,
+    Simple,
+    Mutual,
+    IstioMutual,
+}
+
+impl std::fmt::Display for ClientTlsMode {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Disable => "DISABLE",
+            Self::Simple => "SIMPLE",
+            Self::Mutual => "MUTUAL",
+            Self::IstioMutual => "ISTIO_MUTUAL",
+        })
+    }
+}

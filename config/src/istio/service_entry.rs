@@ -1,0 +1,355 @@
+//! ServiceEntry and WorkloadEntry: services and endpoints that Kubernetes does not know.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use super::export::Export;
+use super::findings::Findings;
+use super::schema::Labels;
+use super::schema::service_entry::{self as schema, Resolution};
+use crate::locality::Locality;
+use crate::server_name::{Pattern, ServerName};
+
+/// Says that a workload speaks mesh TLS, on whatever describes the workload.
+pub(super) const TLS_MODE: &str = "security.istio.io/tlsMode";
+
+/// Do a workload's labels say that it speaks mesh TLS?
+pub(super) fn speaks_mesh_tls(labels: &Labels) -> bool {
+    labels.get(TLS_MODE).is_some_and(|mode| mode == "istio")
+}
+
+/// A ServiceEntry, checked.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct ServiceEntry {
+    pub(super) hosts: Vec<Pattern>,
+    pub(super) ports: Vec<Port>,
+    /// `MESH_EXTERNAL`: never exposed by itself.
+    pub(super) external: bool,
+    /// It has endpoints at all (`resolution` is not `NONE`).
+    pub(super) resolved: bool,
+    pub(super) endpoints: Vec<Workload>,
+    pub(super) selector: Option<Labels>,
+    pub(super) exported: Export,
+}
+
+/// A port that is not UDP.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Port {
+    pub(super) number: u16,
+    pub(super) name: String,
+    pub(super) target: u16,
+}
+
+/// An endpoint of a ServiceEntry, or a WorkloadEntry, checked.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Workload {
+    pub(super) address: Address,
+    pub(super) ports: BTreeMap<String, u16>,
+    pub(super) labels: Labels,
+    pub(super) locality: Locality,
+    pub(super) weight: u32,
+    pub(super) mesh_tls: bool,
+}
+
+/// Where a workload is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Address {
+    Ip(IpAddr),
+    Name(ServerName),
+}
+
+impl ServiceEntry {
+    /// Checks a ServiceEntry of this namespace.
+    pub(super) fn parse(schema: &schema::ServiceEntry, namespace: &str, findings: &mut Findings) -> Self {
+        let hosts = parse_hosts(&schema.hosts, findings);
+        check_addresses(&schema.addresses, findings);
+        let ports = parse_ports(&schema.ports, findings);
+        let endpoints = schema.endpoints.iter().enumerate();
+        let mut endpoints: Vec<Workload> = endpoints
+            .filter_map(|(index, endpoint)| {
+                Workload::parse(endpoint, &format!("spec.endpoints[{index}]"), findings)
+            })
+            .collect();
+        let selector = schema.workload_selector.as_ref().map(|selector| selector.labels.clone());
+        check_resolution(schema, &endpoints, findings);
+        let dns = matches!(schema.resolution, Resolution::Dns | Resolution::DnsRoundRobin);
+        if dns && endpoints.is_empty() && selector.is_none() {
+            endpoints = hosts.iter().filter_map(Workload::of_host).collect();
+            for (index, host) in
+                hosts.iter().enumerate().filter(|(_, host)| !matches!(host, Pattern::Exact(_)))
+            {
+                let reason =
+                    format!("{host} cannot be looked up in DNS; give endpoints, or a name without *");
+                findings.refuse(format!("spec.hosts[{index}]"), reason);
+            }
+        }
+        Self {
+            hosts,
+            ports,
+            external: schema.location == schema::Location::MeshExternal,
+            resolved: !matches!(schema.resolution, Resolution::None | Resolution::DynamicDns),
+            endpoints,
+            selector,
+            exported: Export::parse(&schema.export_to, namespace, "spec.exportTo", findings),
+        }
+    }
+
+    /// The endpoints for one of the hosts: where they are the hosts themselves, just that one.
+    pub(super) fn endpoints_of<'a>(&'a self, host: &'a Pattern) -> impl Iterator<Item = &'a Workload> {
+        let by_host = move |workload: &Workload| match (&workload.address, host) {
+            (Address::Name(name), Pattern::Exact(host)) => name == host,
+            _ => false,
+        };
+        let is_itself = self.hosts.len() > 1 && self.endpoints.iter().any(by_host);
+        self.endpoints.iter().filter(move |workload| !is_itself || by_host(workload))
+    }
+}
+
+impl Workload {
+    /// Checks a WorkloadEntry, or an endpoint of a ServiceEntry, at this field.
+    pub(super) fn parse(
+        schema: &schema::WorkloadEntry,
+        field: &str,
+        findings: &mut Findings,
+    ) -> Option<Self> {
+        let address = parse_address(&schema.address, &format!("{field}.address"), findings);
+        let mut ports = BTreeMap::new();
+        for (name, number) in &schema.ports {
+            if let Some(number) = findings.port(&format!("{field}.ports.{name}"), *number) {
+                ports.insert(name.clone(), number);
+            }
+        }
+        let weight = u32::try_from(schema.weight);
+        let wrong = format!("{} is not a weight; give 1 or more", schema.weight);
+        let weight = findings.take(&format!("{field}.weight"), weight.map_err(|_| wrong));
+        if !schema.network.is_empty() {
+            let message =
+                "the network is not used: every address is taken as one that the gateway reaches directly";
+            findings.notice(format!("{field}.network"), message);
+        }
+        let mut parts = schema.locality.splitn(3, '/').map(str::to_owned);
+        let mut part = || parts.next().unwrap_or_default();
+        Some(Self {
+            address: address?,
+            ports,
+            locality: Locality { region: part(), zone: part(), subzone: part() },
+            weight: weight?.max(1),
+            // istiod takes a workload that has an identity for one that has a sidecar.
+            mesh_tls: match schema.labels.get(TLS_MODE) {
+                Some(_) => speaks_mesh_tls(&schema.labels),
+                None => !schema.service_account.is_empty(),
+            },
+            labels: schema.labels.clone(),
+        })
+    }
+
+    /// A host that is looked up itself.
+    fn of_host(host: &Pattern) -> Option<Self> {
+        let Pattern::Exact(name) = host else { return None };
+        Some(Self {
+            address: Address::Name(name.clone()),
+            ports: BTreeMap::new(),
+            labels: Labels::new(),
+            locality: Locality::default(),
+            weight: 1,
+            mesh_tls: false,
+        })
+    }
+}
+
+fn parse_hosts(hosts: &[String], findings: &mut Findings) -> Vec<Pattern> {
+    if hosts.is_empty() {
+        findings
+            .refuse("spec.hosts", "a ServiceEntry needs at least one host; give the name that clients use");
+    }
+    let mut seen = BTreeSet::new();
+    let mut parsed = Vec::new();
+    for (index, host) in hosts.iter().enumerate() {
+        let field = format!("spec.hosts[{index}]");
+        let wrong =
+            |error| format!("{host:?} is not a host: {error}; give a name such as httpbin.bar.global");
+        match findings.take(&field, host.parse::<Pattern>().map_err(wrong)) {
+            Some(Pattern::Any) => {
+                findings.refuse(field, "* is not a host; give a name, or a suffix such as *.global")
+            }
+            Some(host) if seen.insert(host.clone()) => parsed.push(host),
+            Some(host) => findings.refuse(field, format!("{host} is there twice; remove one")),
+            None => {}
+        }
+    }
+    parsed
+}
+
+/// The gateway routes by name and has no use for these, but a mistake here breaks the clients' side.
+fn check_addresses(addresses: &[String], findings: &mut Findings) {
+    for (index, address) in addresses.iter().enumerate() {
+        let (ip, bits) = match address.split_once('/') {
+            Some((ip, bits)) => (ip, Some(bits)),
+            None => (address.as_str(), None),
+        };
+        let is_good = ip.parse::<IpAddr>().is_ok_and(|ip| {
+            let most = if ip.is_ipv4() { 32 } else { 128 };
+            bits.is_none_or(|bits| bits.parse::<u8>().is_ok_and(|bits| bits <= most))
+        });
+        if !is_good {
+            let reason = format!(
+                "{address:?} is neither an IP address nor a CIDR; write it like 240.0.0.3 or 240.0.0.0/24"
+            );
+            findings.refuse(format!("spec.addresses[{index}]"), reason);
+        }
+    }
+}
+
+fn parse_ports(ports: &[schema::ServicePort], findings: &mut Findings) -> Vec<Port> {
+    if ports.is_empty() {
+        findings.refuse(
+            "spec.ports",
+            "a ServiceEntry needs at least one port; give its number, name and protocol",
+        );
+    }
+    let (mut numbers, mut names) = (BTreeSet::new(), BTreeSet::new());
+    let mut parsed = Vec::new();
+    for (index, port) in ports.iter().enumerate() {
+        let field = format!("spec.ports[{index}]");
+        let Some(number) = findings.port(&format!("{field}.number"), port.number) else { continue };
+        let target = port.target_port.map(|target| findings.port(&format!("{field}.targetPort"), target));
+        if !numbers.insert(number) {
+            findings.refuse(
+                format!("{field}.number"),
+                format!("there is another port {number}; give each its own"),
+            );
+        }
+        if !names.insert(&port.name) {
+            let reason = format!("there is another port named {:?}; give each a name of its own", port.name);
+            findings.refuse(format!("{field}.name"), reason);
+        }
+        if port.protocol.eq_ignore_ascii_case("udp") {
+            continue;
+        }
+        parsed.push(Port { number, name: port.name.clone(), target: target.flatten().unwrap_or(number) });
+    }
+    parsed
+}
+
+fn check_resolution(schema: &schema::ServiceEntry, endpoints: &[Workload], findings: &mut Findings) {
+    if schema.workload_selector.is_some() && !schema.endpoints.is_empty() {
+        findings.refuse("spec.workloadSelector", "there are endpoints, too; give one or the other");
+    }
+    match schema.resolution {
+        Resolution::Static => {
+            if schema.endpoints.is_empty() && schema.workload_selector.is_none() {
+                let reason =
+                    "resolution STATIC needs endpoints or a workloadSelector; give either, or use DNS";
+                findings.refuse("spec.endpoints", reason);
+            }
+            for (index, endpoint) in endpoints.iter().enumerate() {
+                if let Address::Name(name) = &endpoint.address {
+                    let reason = format!(
+                        "{name} is not an IP address, which resolution STATIC needs; use DNS for names"
+                    );
+                    findings.refuse(format!("spec.endpoints[{index}].address"), reason);
+                }
+            }
+        }
+        Resolution::None if !schema.endpoints.is_empty() => {
+            findings.refuse("spec.endpoints", "resolution NONE has no use for endpoints; use STATIC or DNS");
+        }
+        Resolution::DynamicDns => {
+            findings
+                .notice("spec.resolution", "DYNAMIC_DNS is not served: the host has no endpoints; use DNS");
+        }
+        _ => {}
+    }
+}
+
+fn parse_address(text: &str, field: &str, findings: &mut Findings) -> Option<Address> {
+    if text.starts_with("unix://") {
+        let reason =
+            format!("{text:?} is a Unix socket, which a gateway cannot reach; give an IP address or a name");
+        findings.refuse(field, reason);
+        return None;
+    }
+    if let Ok(ip) = text.parse() {
+        return Some(Address::Ip(ip));
+    }
+    let wrong = |error| format!("{text:?} is neither an IP address nor a name: {error}; give one of them");
+    findings.take(field, text.parse().map(Address::Name).map_err(wrong))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(text: &str) -> (ServiceEntry, Findings) {
+        let mut findings = Findings::default();
+        let schema: schema::ServiceEntry = serde_saphyr::from_str(text).unwrap();
+        (ServiceEntry::parse(&schema, "bar", &mut findings), findings)
+    }
+
+    fn refused(text: &str) -> Vec<String> {
+        parse(text).1.refusals.into_iter().map(|(field, _)| field).collect()
+    }
+
+    #[test]
+    fn without_endpoints_dns_looks_up_each_host_itself() {
+        let (entry, findings) =
+            parse("hosts: [a.b, c.d]\nports: [{number: 80, name: tcp, targetPort: 8080}]\nresolution: DNS");
+        assert!(findings.refusals.is_empty(), "{findings:?}");
+        let of: Vec<_> = entry.endpoints_of(&entry.hosts[1]).map(|workload| &workload.address).collect();
+        assert_eq!(of, [&Address::Name("c.d".parse().unwrap())]);
+        assert_eq!(entry.ports[0].target, 8080);
+        assert_eq!(refused("hosts: ['*.b']\nports: [{number: 80}]\nresolution: DNS"), ["spec.hosts[0]"]);
+    }
+
+    #[test]
+    fn what_cannot_be_an_endpoint_is_refused() {
+        let base = "hosts: [a.b]\nports: [{number: 80}]\n";
+        let of = |rest: &str| refused(&format!("{base}{rest}"));
+        assert_eq!(of("resolution: STATIC\nendpoints: [{address: x.y}]"), ["spec.endpoints[0].address"]);
+        assert_eq!(
+            of("resolution: STATIC\nendpoints: [{address: 'unix:///a'}]"),
+            ["spec.endpoints[0].address"]
+        );
+        assert_eq!(of("resolution: STATIC"), ["spec.endpoints"]);
+        assert_eq!(of("resolution: DNS\nendpoints: [{address: '${GW}'}]"), ["spec.endpoints[0].address"]);
+        assert_eq!(
+            of(
+                "resolution: STATIC\nendpoints: [{address: 1.2.3.4, ports: {a: 0}, weight: -1}]\naddresses: [10.0.0.0/33, x]"
+            ),
+            [
+                "spec.addresses[0]",
+                "spec.addresses[1]",
+                "spec.endpoints[0].ports.a",
+                "spec.endpoints[0].weight"
+            ]
+        );
+        assert_eq!(
+            of("resolution: STATIC\nendpoints: [{address: 1.2.3.4}]\nworkloadSelector: {labels: {a: b}}"),
+            ["spec.workloadSelector"]
+        );
+    }
+
+    #[test]
+    fn a_workload_speaks_mesh_tls_by_label_or_identity() {
+        let endpoint = |rest: &str| {
+            let text = format!(
+                "hosts: [a.b]\nports: [{{number: 80}}]\nresolution: STATIC\nendpoints: [{{address: 1.2.3.4, {rest}}}]"
+            );
+            parse(&text).0.endpoints[0].mesh_tls
+        };
+        assert!(endpoint("labels: {security.istio.io/tlsMode: istio}") && endpoint("serviceAccount: vm"));
+        assert!(
+            !endpoint("labels: {security.istio.io/tlsMode: disabled}, serviceAccount: vm")
+                && !endpoint("labels: {}")
+        );
+    }
+
+    #[test]
+    fn a_locality_is_taken_apart() {
+        let (entry, _) = parse(
+            "hosts: [a.b]\nports: [{number: 80}]\nresolution: STATIC\nendpoints: [{address: '::1', locality: r/z/s/t}]",
+        );
+        let Locality { region, zone, subzone } = &entry.endpoints[0].locality;
+        assert_eq!((region.as_str(), zone.as_str(), subzone.as_str()), ("r", "z", "s/t"));
+    }
+}

@@ -1,0 +1,136 @@
+//! From all resources to a snapshot: a pure function of them and the options.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use super::catalog::{Catalog, Member};
+use super::destination_rule::{DestinationRule, Policy};
+use super::envoy_filter::EnvoyFilter;
+use super::gateway::Gateway;
+use super::resource::{Object, Spec};
+use super::rules::Rules;
+use super::service::{EndpointSlice, Pod, Service};
+use super::service_entry::{ServiceEntry, Workload};
+use super::virtual_service::VirtualService;
+use super::{Options, listeners};
+use crate::cluster::{Cluster, LocalityEndpoints};
+use crate::endpoint::Endpoint;
+use crate::locality::Locality;
+use crate::rejection::Notice;
+use crate::snapshot::Snapshot;
+
+/// The resources by kind, each by namespace and name.
+#[derive(Debug, Default)]
+pub(super) struct Resources<'a> {
+    pub(super) gateways: Vec<(&'a Object, &'a Gateway)>,
+    pub(super) virtual_services: Vec<(&'a Object, &'a VirtualService)>,
+    pub(super) destination_rules: Vec<(&'a Object, &'a DestinationRule)>,
+    pub(super) service_entries: Vec<(&'a Object, &'a ServiceEntry)>,
+    pub(super) workload_entries: Vec<(&'a Object, &'a Workload)>,
+    pub(super) envoy_filters: Vec<(&'a Object, &'a EnvoyFilter)>,
+    pub(super) services: Vec<(&'a Object, &'a Service)>,
+    pub(super) endpoint_slices: Vec<(&'a Object, &'a EndpointSlice)>,
+    pub(super) pods: Vec<(&'a Object, &'a Pod)>,
+}
+
+impl<'a> Resources<'a> {
+    fn new(objects: impl Iterator<Item = &'a Object>) -> Self {
+        let mut all = Self::default();
+        for object in objects {
+            match &object.spec {
+                Spec::Gateway(spec) => all.gateways.push((object, spec)),
+                Spec::VirtualService(spec) => all.virtual_services.push((object, spec)),
+                Spec::DestinationRule(spec) => all.destination_rules.push((object, spec)),
+                Spec::ServiceEntry(spec) => all.service_entries.push((object, spec)),
+                Spec::WorkloadEntry(spec) => all.workload_entries.push((object, spec)),
+                Spec::EnvoyFilter(spec) => all.envoy_filters.push((object, spec)),
+                Spec::Service(spec) => all.services.push((object, spec)),
+                Spec::EndpointSlice(spec) => all.endpoint_slices.push((object, spec)),
+                Spec::Pod(spec) => all.pods.push((object, spec)),
+            }
+        }
+        all
+    }
+}
+
+/// What the translation of every listener reads.
+#[derive(Debug)]
+pub(super) struct World<'a> {
+    pub(super) options: &'a Options,
+    pub(super) resources: Resources<'a>,
+    pub(super) catalog: Catalog<'a>,
+    pub(super) rules: Rules<'a>,
+}
+
+/// What it writes.
+#[derive(Debug, Default)]
+pub(super) struct Output {
+    pub(super) clusters: BTreeMap<String, Arc<Cluster>>,
+    pub(super) notices: Vec<Notice>,
+}
+
+impl Output {
+    /// Tells the author of a resource something.
+    pub(super) fn notice(&mut self, object: &Object, field: &str, message: impl Into<String>) {
+        let place = object.origin.place(&object.name, field);
+        self.notices.push(Notice { place, message: message.into() });
+    }
+
+    /// The resource has a part in the snapshot: what was noticed when it was read matters now.
+    pub(super) fn uses(&mut self, object: &Object) {
+        for (field, message) in &object.notices {
+            self.notice(object, field, message);
+        }
+    }
+
+    /// Adds a cluster of these endpoints, unless it is there already.
+    pub(super) fn cluster<'m>(
+        &mut self,
+        name: &str,
+        members: impl Iterator<Item = &'m Member<'m>>,
+        policy: &Policy,
+        options: &Options,
+    ) {
+        if self.clusters.contains_key(name) {
+            return;
+        }
+        let mut localities: BTreeMap<&Locality, Vec<Endpoint>> = BTreeMap::new();
+        for member in members {
+            localities.entry(&member.locality).or_default().push(member.endpoint.clone());
+        }
+        let localities = localities.into_iter().map(|(locality, endpoints)| LocalityEndpoints {
+            locality: locality.clone(),
+            priority: 0,
+            endpoints,
+        });
+        let pool = policy.pool.clone().unwrap_or_default();
+        let cluster = Cluster {
+            name: name.to_owned(),
+            policy: policy.balance.unwrap_or_default(),
+            connect_timeout: pool.connect_timeout.unwrap_or(options.connect_timeout),
+            keepalive: pool.keepalive,
+            max_connections: pool.max_connections,
+            localities: localities.collect(),
+        };
+        self.clusters.insert(name.to_owned(), Arc::new(cluster));
+    }
+}
+
+/// Translates; rejections are not its business.
+pub(super) fn translate<'a>(objects: impl Iterator<Item = &'a Object>, options: &'a Options) -> Snapshot {
+    let mut out = Output::default();
+    let resources = Resources::new(objects);
+    let catalog = Catalog::new(&resources, &options.cluster_domain, &mut out);
+    let rules = Rules::new(&resources, options);
+    let world = World { options, resources, catalog, rules };
+    let listeners = listeners::translate(&world, &mut out);
+    Snapshot {
+        listeners: listeners
+            .into_iter()
+            .map(|listener| (listener.name.clone(), Arc::new(listener)))
+            .collect(),
+        clusters: out.clusters,
+        rejections: Vec::new(),
+        notices: out.notices,
+    }
+}
