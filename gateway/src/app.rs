@@ -14,7 +14,7 @@ use eastgate_config::route::Rewrite;
 use hickory_resolver::TokioResolver;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
-use tokio::task::JoinSet;
+use tokio::task::{JoinError, JoinSet};
 
 use crate::accept::Threads;
 use crate::accept::ports::Ports;
@@ -129,7 +129,7 @@ impl App {
         while !self.readiness.waiting_for().is_empty() {
             tokio::select! {
                 changed = self.bound.changed() => changed.context("the listeners are gone")?,
-                ended = self.ended() => return Err(ended),
+                ended = self.tasks.join_next() => return Err(why(ended)),
             }
         }
         Ok(self.bound.borrow().clone())
@@ -137,11 +137,7 @@ impl App {
 
     /// Returns only when a part of the gateway has ended that should not have.
     pub async fn ended(&mut self) -> anyhow::Error {
-        match self.tasks.join_next().await {
-            Some(Ok(Err(error))) => error,
-            Some(Err(panic)) => panic.into(),
-            Some(Ok(Ok(()))) | None => anyhow::anyhow!("a part of the gateway ended by itself"),
-        }
+        why(self.tasks.join_next().await)
     }
 
     /// Drains: is not ready any more, accepts nobody, and lets open connections go on until they end or the drain
@@ -163,6 +159,14 @@ impl App {
         self.tasks.shutdown().await;
         self.log_writer.finish();
         Left { open, cut }
+    }
+}
+
+fn why(ended: Option<Result<anyhow::Result<()>, JoinError>>) -> anyhow::Error {
+    match ended {
+        Some(Ok(Err(error))) => error,
+        Some(Err(panic)) => panic.into(),
+        Some(Ok(Ok(()))) | None => anyhow::anyhow!("a part of the gateway ended by itself"),
     }
 }
 

@@ -50,11 +50,11 @@ pub fn run(dir: &Path, options: &Options, as_json: bool) -> anyhow::Result<ExitC
 }
 
 fn snapshot(dir: &Path, options: &Options) -> anyhow::Result<(usize, Snapshot)> {
-    let files = files::read(dir)?;
-    anyhow::ensure!(!files.is_empty(), files::Error::Empty(dir.to_owned()));
+    let found = files::read(dir)?;
+    anyhow::ensure!(!found.is_empty(), files::Error::Empty(dir.to_owned()));
     let mut index = Index::default();
-    index.load(&files);
-    Ok((files.len(), index.snapshot(options)))
+    files::load(&mut index, &found);
+    Ok((found.len(), index.snapshot(options)))
 }
 
 /// Decodes ClientHellos; with `--mesh-dir`, says where each would go.

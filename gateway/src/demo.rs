@@ -16,11 +16,14 @@ use serde_json::{Value, json};
 
 use crate::app::App;
 
-/// The documented example, but for the endpoints: the demo's pods take free ports.
+/// The documented example.
 const EXAMPLE: &[(&str, &str)] = &[
     ("gateway.yaml", include_str!("../../config/examples/httpbin/gateway.yaml")),
-    ("service.yaml", include_str!("../../config/examples/httpbin/service.yaml")),
+    ("destination-rule.yaml", include_str!("../../config/examples/httpbin/destination-rule.yaml")),
+    ("service-entry.yaml", include_str!("../../config/examples/httpbin/service-entry.yaml")),
 ];
+/// Its service, and behind that the endpoints, which the demo writes itself: its pods take free ports.
+const SERVICE: &str = include_str!("../../config/examples/httpbin/service.yaml");
 const LISTENER: &str = "0.0.0.0_15443";
 const SENT: &str = "outbound_.8000_._.httpbin.bar.global";
 const ROUTED: &str = "outbound_.8000_._.httpbin.bar.svc.cluster.local";
@@ -130,6 +133,7 @@ fn write_mesh(directory: &Path, pods: &BTreeMap<&str, Origin>) -> anyhow::Result
     for (name, text) in EXAMPLE {
         std::fs::write(mesh.join(name), text)?;
     }
+    std::fs::write(mesh.join("service.yaml"), SERVICE.split("\n---\n").next().unwrap_or_default())?;
     // One slice for each pod: endpoints of one slice share their port, and the demo's pods have one each.
     for (name, pod) in pods {
         let address = pod.address();

@@ -13,8 +13,20 @@ pub mod upstream;
 
 pub mod relay;
 
+pub mod publish;
+pub mod source;
+
 pub mod access_log;
+pub mod admin;
 pub mod drain;
 pub mod gate;
 pub mod metrics;
 pub mod readiness;
+pub mod signals;
+pub mod telemetry;
+
+pub mod app;
+pub mod args;
+pub mod check;
+pub mod demo;
+pub mod hello_command;

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use eastgate_config::istio::{Index, Options};
+use eastgate_config::istio::{File, Index, Options};
 use eastgate_config::snapshot::Snapshot;
 use notify::{RecursiveMode, Watcher};
 use tokio::sync::{mpsc, watch};
@@ -79,6 +79,12 @@ fn collect(path: &Path, named: bool, found: &mut Vec<(String, String)>) -> Resul
     Ok(())
 }
 
+/// Has the index hold just what these files say.
+pub fn load(index: &mut Index, files: &[(String, String)]) {
+    let files: Vec<_> = files.iter().map(|(path, text)| File { path, text }).collect();
+    index.load(&files);
+}
+
 /// Serves the directory: sends its snapshot now and after each change, until nobody listens any more.
 ///
 /// # Errors
@@ -97,7 +103,7 @@ pub async fn run(
         return Err(Error::Empty(root));
     }
     loop {
-        index.load(&files);
+        load(&mut index, &files);
         snapshots.send_replace(Some(Arc::new(index.snapshot(&options))));
         files = loop {
             let quiet = settle(&mut changed, watcher.is_some());

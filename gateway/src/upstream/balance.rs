@@ -77,7 +77,8 @@ impl Balancer {
         match &self.policy {
             Choice::Random => self.untried(self.drawn(&mut draw)?, tried),
             Choice::RoundRobin { order, next } => {
-                let turn = next.fetch_add(1, Relaxed);
+                // A further attempt of the same connection takes nobody's turn.
+                let turn = if tried.is_empty() { next.fetch_add(1, Relaxed) } else { next.load(Relaxed) };
                 let index = match order {
                     Some(order) => order[turn % order.len()] as usize,
                     None => turn.checked_rem(self.endpoints.len())?,
