@@ -1,2 +1,3 @@
 //! stub
 pub mod client_hello;
+pub mod hello_command;
