@@ -149,3 +149,6 @@ fn short_hash(text: &str) -> String {
         hex
     })
 }
+
+#[cfg(test)]
+mod tests;

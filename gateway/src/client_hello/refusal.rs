@@ -77,7 +77,7 @@ pub enum Refusal {
     #[error("a server name of type {0}, not host_name")]
     NameType(u8),
     /// The server name is none that could be routed.
-    #[error("bad server name: {0}")]
+    #[error(transparent)]
     BadName(server_name::Error),
     /// The ClientHello was not whole in time.
     #[error("no whole ClientHello in time: {received} bytes received")]
