@@ -79,7 +79,8 @@ impl App {
             count => count,
         };
         let connections = Gate::new(connection_limit(settings.limits.max_connections));
-        let threads = Threads::start(threads, connections, Arc::clone(&leaving)).context("cannot start data threads")?;
+        let threads = Threads::start(threads, connections, Arc::clone(&leaving))
+            .context("cannot start data threads")?;
         let shared = Shared {
             settings: Arc::clone(&settings),
             table: Arc::clone(&table),
@@ -96,14 +97,30 @@ impl App {
         let ports = Ports::new(threads, shared);
         tasks.spawn(listen(ports, tables, stop_accepting.subscribe(), bound_sender, first_table));
 
-        let sight = Sight { table: Arc::clone(&table), metrics, readiness: readiness.clone(), bound: bound.clone() };
-        let admin = serve(&mut tasks, "admin.address", settings.admin.address, admin::operators(sight.clone())).await?;
+        let sight =
+            Sight { table: Arc::clone(&table), metrics, readiness: readiness.clone(), bound: bound.clone() };
+        let admin =
+            serve(&mut tasks, "admin.address", settings.admin.address, admin::operators(sight.clone()))
+                .await?;
         let probes = match settings.admin.readiness_address {
             None => None,
-            Some(address) => Some(serve(&mut tasks, "admin.readiness_address", address, admin::probes(sight)).await?),
+            Some(address) => {
+                Some(serve(&mut tasks, "admin.readiness_address", address, admin::probes(sight)).await?)
+            }
         };
         let drain_timeout = settings.drain.timeout;
-        Ok(Self { tasks, admin, probes, bound, table, readiness, stop_accepting, leaving, log_writer, drain_timeout })
+        Ok(Self {
+            tasks,
+            admin,
+            probes,
+            bound,
+            table,
+            readiness,
+            stop_accepting,
+            leaving,
+            log_writer,
+            drain_timeout,
+        })
     }
 
     /// Where the admin port is bound.
@@ -262,7 +279,8 @@ async fn serve(
     address: SocketAddr,
     router: Router,
 ) -> anyhow::Result<SocketAddr> {
-    let socket = TcpListener::bind(address).await.with_context(|| format!("{key}: cannot listen on {address}"))?;
+    let socket =
+        TcpListener::bind(address).await.with_context(|| format!("{key}: cannot listen on {address}"))?;
     let bound = socket.local_addr()?;
     tasks.spawn(async move { Ok(axum::serve(socket, router).await?) });
     Ok(bound)
@@ -276,7 +294,11 @@ fn connection_limit(wanted: usize) -> usize {
     match wanted {
         0 => fit,
         wanted if wanted > fit => {
-            tracing::warn!(wanted, fit, "limits.max_connections does not fit the file descriptors; raise ulimit -n");
+            tracing::warn!(
+                wanted,
+                fit,
+                "limits.max_connections does not fit the file descriptors; raise ulimit -n"
+            );
             fit
         }
         wanted => wanted,

@@ -99,10 +99,14 @@ impl SettingsArgs {
     ///
     /// # Errors
     /// Names the file, key or variable that cannot be used.
-    pub fn settings(&self, environment: impl IntoIterator<Item = (String, String)>) -> anyhow::Result<Settings> {
+    pub fn settings(
+        &self,
+        environment: impl IntoIterator<Item = (String, String)>,
+    ) -> anyhow::Result<Settings> {
         let mut layers = Layers::new();
         if let Some(path) = &self.config {
-            let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+            let text =
+                std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
             layers = layers.file(&text).with_context(|| path.display().to_string())?;
         }
         let path = |path: &Path| path.display().to_string();
@@ -129,7 +133,8 @@ fn settings_help() -> String {
     let defaults = serde_json::to_value(Settings::default()).unwrap_or_default();
     let mut text = String::from("Settings (--config FILE, each also an environment variable):\n\n");
     for key in KEYS {
-        let default = key.path.split('.').try_fold(&defaults, |node, part| node.get(part)).cloned().unwrap_or_default();
+        let default =
+            key.path.split('.').try_fold(&defaults, |node, part| node.get(part)).cloned().unwrap_or_default();
         let default = match default {
             Value::String(text) if text.is_empty() => "none".into(),
             Value::String(text) => text,
@@ -137,7 +142,8 @@ fn settings_help() -> String {
             Value::Object(map) if map.is_empty() => "{}".into(),
             other => other.to_string(),
         };
-        text += &format!("  {}  [{}]\n      {} (default: {default})\n", key.path, key.variable(), key.meaning);
+        text +=
+            &format!("  {}  [{}]\n      {} (default: {default})\n", key.path, key.variable(), key.meaning);
     }
     text
 }
@@ -166,7 +172,8 @@ mod tests {
 
     #[test]
     fn flags_override_the_environment() {
-        let command = Eastgate::parse_from(["eastgate", "run", "--listen", "15443=127.0.0.1:0", "--threads", "2"]);
+        let command =
+            Eastgate::parse_from(["eastgate", "run", "--listen", "15443=127.0.0.1:0", "--threads", "2"]);
         let Command::Run(args) = command.command else { panic!() };
         let environment = [("EASTGATE_THREADS".to_owned(), "7".to_owned())];
         let settings = args.settings(environment).unwrap();

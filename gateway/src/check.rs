@@ -74,7 +74,8 @@ fn where_to(table: &Table, hello: &ClientHello) -> Value {
     listeners.sort();
     let on_listener = |name: &String| match table.route(name, hello.server_name(), hello.alpn(), |_| 0) {
         Ok(routed) => {
-            let endpoints: Vec<_> = routed.cluster.config.endpoints().map(|endpoint| &endpoint.address).collect();
+            let endpoints: Vec<_> =
+                routed.cluster.config.endpoints().map(|endpoint| &endpoint.address).collect();
             json!({
                 "listener": name,
                 "chain": routed.chain,

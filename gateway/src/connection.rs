@@ -206,10 +206,9 @@ async fn refuse(client: &TcpStream, error: &Error, listener: &Listener) {
 }
 
 async fn discard(client: &TcpStream) {
-    let mut scratch = [0; 1024];
     let mut left = MAX_DISCARDED;
     while left > 0 && client.readable().await.is_ok() {
-        match client.try_read(&mut scratch) {
+        match client.try_read(&mut [0; 1024]) {
             Ok(0) => return,
             Ok(read) => left = left.saturating_sub(read),
             Err(error) if error.kind() == ErrorKind::WouldBlock => {}

@@ -55,7 +55,8 @@ pub async fn run() -> anyhow::Result<()> {
     write_mesh(directory.path(), &pods)?;
     let log = directory.path().join("access.log");
     let mut app = App::start(settings(&directory.path().join("mesh"), &log)?).await?;
-    let bound = tokio::time::timeout(PATIENCE, app.ready()).await.context("the gateway did not become ready")??;
+    let bound =
+        tokio::time::timeout(PATIENCE, app.ready()).await.context("the gateway did not become ready")??;
     let gateway = *bound.get(LISTENER).context("the gateway does not listen for port 15443")?;
     story.tell(&format!("listener {LISTENER} is bound to {gateway}; Gateway hosts: *.global"));
 
@@ -78,7 +79,9 @@ pub async fn run() -> anyhow::Result<()> {
     let retried = lines.iter().filter(|line| line["attempts"] == 2).count();
     ensure!(retried > 0, "no connection was moved to the other pod");
     story.tell(&format!("{REQUESTS} requests, {REQUESTS} answers from httpbin-2"));
-    story.tell(&format!("{retried} of them met the dead pod first and were connected to the other one; no client saw it"));
+    story.tell(&format!(
+        "{retried} of them met the dead pod first and were connected to the other one; no client saw it"
+    ));
 
     story.title("A name that no Gateway exposes");
     let refused = client.get(gateway, "outbound_.8000_._.secret.bar.global", "/hostname").await;

@@ -11,9 +11,11 @@ use tracing_subscriber::EnvFilter;
 /// # Errors
 /// The level is none.
 pub fn start(settings: &Log) -> anyhow::Result<()> {
-    let filter = EnvFilter::try_new(&settings.level)
-        .with_context(|| format!("log.level: {:?} is no level; give error, warn, info or debug", settings.level))?;
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false);
+    let filter = EnvFilter::try_new(&settings.level).with_context(|| {
+        format!("log.level: {:?} is no level; give error, warn, info or debug", settings.level)
+    })?;
+    let log =
+        tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false);
     match settings.format {
         Format::Json => log.json().init(),
         Format::Text => log.with_ansi(std::io::stderr().is_terminal()).init(),

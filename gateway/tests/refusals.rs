@@ -5,7 +5,6 @@ mod support;
 use eastgate_loadtest::ca::Ca;
 use eastgate_loadtest::client::{self, Client};
 use eastgate_loadtest::origin::{self, Clients, Origin, RawOrigin};
-use serde_json::json;
 use support::*;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -168,11 +167,9 @@ async fn a_client_without_a_mesh_certificate_always_fails() {
     for (name, file) in names.iter().zip(["a.json", "b.json", "c.json", "d.json"]) {
         let pod = Origin::start(sidecar(name)).await.unwrap();
         let label = if ["strict", "permissive"].contains(name) { "istio" } else { "disabled" };
-        let slices = named_slices(name, &[pod.address()], label);
-        documents.push((
-            file,
-            json!({ "apiVersion": "v1", "kind": "List", "items": [named_service(name), slices] }),
-        ));
+        let mut list = named_slices(name, &[pod.address()], label);
+        list["items"].as_array_mut().unwrap().push(named_service(name));
+        documents.push((file, list));
         with_sidecar.push(pod);
     }
     let gateway = Gateway::start(&documents).await;

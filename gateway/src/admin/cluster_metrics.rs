@@ -45,8 +45,12 @@ const FAMILIES: &[Family] = &[
         kind: MetricType::COUNTER,
         values: |cluster| {
             let Stats { refused, timed_out, no_endpoint, overflow, .. } = &*cluster.stats;
-            let reasons =
-                [("refused", refused), ("timeout", timed_out), ("no_endpoint", no_endpoint), ("overflow", overflow)];
+            let reasons = [
+                ("refused", refused),
+                ("timeout", timed_out),
+                ("no_endpoint", no_endpoint),
+                ("overflow", overflow),
+            ];
             reasons.map(|(reason, count)| (Some(("reason", reason)), count.load(Relaxed))).into()
         },
     },
@@ -98,7 +102,11 @@ impl Collector for ClusterMetrics {
 
     fn collect(&self) -> Vec<MetricFamily> {
         let table = self.table.load_full();
-        FAMILIES.iter().map(|family| collect(family, &table)).filter(|family| !family.get_metric().is_empty()).collect()
+        FAMILIES
+            .iter()
+            .map(|family| collect(family, &table))
+            .filter(|family| !family.get_metric().is_empty())
+            .collect()
     }
 }
 

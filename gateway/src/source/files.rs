@@ -67,7 +67,9 @@ fn collect(path: &Path, named: bool, found: &mut Vec<(String, String)>) -> Resul
         }
         return Ok(());
     }
-    let wanted = path.extension().is_some_and(|extension| ["yaml", "yml", "json"].iter().any(|known| extension == *known));
+    let wanted = path
+        .extension()
+        .is_some_and(|extension| ["yaml", "yml", "json"].iter().any(|known| extension == *known));
     if !wanted && !named {
         return Ok(());
     }
@@ -115,7 +117,8 @@ pub async fn run(
                 Ok(now) if now == files => {}
                 Ok(now) => break now,
                 Err(error) => {
-                    let cause = std::error::Error::source(&error).map(ToString::to_string).unwrap_or_default();
+                    let cause =
+                        std::error::Error::source(&error).map(ToString::to_string).unwrap_or_default();
                     tracing::warn!("{error}: {cause}; its last content stays in use");
                 }
             }

@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use eastgate::app::App;
-use eastgate_config::bootstrap::{Layers, Settings};
+use eastgate_config::bootstrap::Layers;
 use eastgate_loadtest::ca::Ca;
 use eastgate_loadtest::client::{self, Client, Expect};
 use eastgate_loadtest::origin::{self, Origin};
