@@ -1,5 +1,7 @@
 //! `eastgate run` on the documented example, with clients by others: OpenSSL's and curl.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a panic is the report")]
+
 mod support;
 
 use std::io::{BufRead, BufReader};

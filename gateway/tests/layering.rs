@@ -1,6 +1,6 @@
 //! The rules of the design that a compiler does not hold: who may import whom, and how long a file may be.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a panic is the report")]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a panic is the report")]
 
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -1,5 +1,7 @@
 //! The main job: TLS connections by `*.global` names reach the pods, whole and balanced.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a panic is the report")]
+
 mod support;
 
 use std::collections::BTreeMap;

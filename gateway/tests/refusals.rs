@@ -1,5 +1,7 @@
 //! What is not served: each with its TLS alert, its flag, and no connection to any pod.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a panic is the report")]
+
 mod support;
 
 use eastgate_loadtest::ca::Ca;

@@ -12,17 +12,19 @@ use prometheus::proto::{Counter, Gauge, LabelPair, Metric, MetricFamily, MetricT
 use crate::table::Table;
 use crate::upstream::cluster::{Cluster, Stats};
 
+/// A second label, where the family has one, and the value.
+type Sample = (Option<(&'static str, &'static str)>, u64);
+
 /// A family of metrics, one for each cluster.
 #[derive(Debug)]
 struct Family {
     name: &'static str,
     help: &'static str,
     kind: MetricType,
-    /// A second label, where the family has one, and the value.
-    values: fn(&Cluster) -> Vec<(Option<(&'static str, &'static str)>, u64)>,
+    values: fn(&Cluster) -> Vec<Sample>,
 }
 
-fn one(value: u64) -> Vec<(Option<(&'static str, &'static str)>, u64)> {
+fn one(value: u64) -> Vec<Sample> {
     vec![(None, value)]
 }
 

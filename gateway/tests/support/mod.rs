@@ -2,6 +2,8 @@
 
 #![allow(
     dead_code,
+    unreachable_pub,
+    clippy::panic,
     clippy::unwrap_used,
     clippy::expect_used,
     reason = "each test file uses its own part; a panic is the report"
