@@ -58,9 +58,13 @@ pub(crate) struct OriginArguments {
     pub(crate) verbose: bool,
 }
 
-/// The mesh's own name for the pods, and two that `curl` can ask for.
-const DEFAULT_SANS: [&str; 3] =
-    ["spiffe://cluster.local/ns/bar/sa/httpbin", "httpbin.bar.svc.cluster.local", "httpbin.bar.global"];
+/// The mesh's own name for the pods, and those that `curl` can ask for.
+const DEFAULT_SANS: [&str; 4] = [
+    "spiffe://cluster.local/ns/bar/sa/httpbin",
+    "httpbin.bar.svc.cluster.local",
+    "httpbin.bar.global",
+    "httpbin.example.com",
+];
 
 #[derive(Debug, Args)]
 pub(crate) struct GetArguments {
