@@ -42,6 +42,9 @@ pub use files::File;
 pub use index::Index;
 pub use resource::Kind;
 
+#[cfg(test)]
+mod tests;
+
 /// The namespace whose DestinationRules and EnvoyFilters are everybody's.
 const ROOT_NAMESPACE: &str = "istio-system";
 

@@ -64,10 +64,15 @@ impl<'a> Catalog<'a> {
                 catalog.add(service, out);
             }
         }
-        for &(object, entry) in &resources.service_entries {
-            let selected = selected_workloads(object, entry, resources);
-            for host in &entry.hosts {
-                catalog.add(of_entry(object, entry, host, &selected), out);
+        // A name in a namespace's part of the cluster domain is that namespace's to define, before any other.
+        for is_at_home in [true, false] {
+            for &(object, entry) in &resources.service_entries {
+                let selected = selected_workloads(object, entry, resources);
+                let home = format!(".{}.svc.{cluster_domain}", object.name.namespace);
+                for host in entry.hosts.iter().filter(|host| host.to_string().ends_with(&home) == is_at_home)
+                {
+                    catalog.add(of_entry(object, entry, host, &selected), out);
+                }
             }
         }
         for service in catalog.services.values_mut() {

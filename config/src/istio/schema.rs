@@ -32,7 +32,7 @@ pub(super) fn selects(selector: &Labels, labels: &Labels) -> bool {
 #[derive(Debug, Clone, Default, PartialEq, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 pub(super) struct Metadata {
-    pub(super) name: String,
+    #[serde(deserialize_with = "or_default")]
     pub(super) namespace: String,
     #[serde(deserialize_with = "or_default")]
     pub(super) labels: Labels,

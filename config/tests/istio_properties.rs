@@ -1,0 +1,171 @@
+//! What must hold for any set of resources, and for any bytes in place of one.
+
+// The crate itself touches no file; the test that feeds it has to.
+#![allow(clippy::disallowed_methods)]
+
+use std::fs;
+use std::path::Path;
+use std::sync::LazyLock;
+
+use eastgate_config::istio::{File, Index, Options};
+use eastgate_config::snapshot::Snapshot;
+use proptest::prelude::*;
+
+/// Every document of every golden case and example.
+static DOCUMENTS: LazyLock<Vec<String>> = LazyLock::new(|| {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut files = Vec::new();
+    for directory in ["tests/golden", "examples"] {
+        for case in fs::read_dir(root.join(directory)).unwrap() {
+            let entries = fs::read_dir(case.unwrap().path()).unwrap();
+            files.extend(
+                entries.map(|entry| entry.unwrap().path()).filter(|path| !path.ends_with("snapshot.yaml")),
+            );
+        }
+    }
+    files.sort();
+    let texts = files.iter().map(|path| fs::read_to_string(path).unwrap());
+    texts.flat_map(|text| text.split("\n---\n").map(str::to_owned).collect::<Vec<_>>()).collect()
+});
+
+fn load(index: &mut Index, texts: &[(usize, &str)]) -> Snapshot {
+    let names: Vec<String> = texts.iter().map(|(number, _)| format!("{number:03}.yaml")).collect();
+    let files: Vec<File<'_>> = names.iter().zip(texts).map(|(path, (_, text))| File { path, text }).collect();
+    index.load(&files);
+    index.snapshot(&Options::default())
+}
+
+fn some_documents() -> impl Strategy<Value = Vec<(usize, &'static str)>> {
+    let all: Vec<(usize, &str)> = DOCUMENTS.iter().map(String::as_str).enumerate().collect();
+    let most = all.len();
+    proptest::sample::subsequence(all, 0..=most)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 64, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn any_order_of_the_files_gives_the_same_snapshot(
+        (ordered, shuffled) in some_documents().prop_flat_map(|some| (Just(some.clone()), Just(some).prop_shuffle()))
+    ) {
+        prop_assert_eq!(load(&mut Index::default(), &ordered), load(&mut Index::default(), &shuffled));
+    }
+
+    #[test]
+    fn what_was_loaded_before_does_not_show_once_other_files_are_loaded(
+        before in some_documents(), after in some_documents()
+    ) {
+        // Bad versions show what was there before by design, so both sets are without them.
+        let good = |texts: Vec<(usize, &'static str)>| -> Vec<(usize, &'static str)> {
+            texts.into_iter().filter(|text| load(&mut Index::default(), &[*text]).rejections.is_empty()).collect()
+        };
+        let (before, after) = (good(before), good(after));
+        let mut index = Index::default();
+        load(&mut index, &before);
+        prop_assert_eq!(load(&mut index, &after), load(&mut Index::default(), &after));
+    }
+
+    #[test]
+    fn applying_and_deleting_a_resource_restores_the_snapshot(some in some_documents(), which in any::<prop::sample::Index>()) {
+        let mut index = Index::default();
+        let before = load(&mut index, &some);
+        let kinds = [("networking.istio.io/v1", "Gateway"), ("v1", "Service"), ("apps/v1", "Deployment")];
+        let (version, kind) = kinds[which.index(kinds.len())];
+        let resource = serde_json::json!({
+            "apiVersion": version, "kind": kind, "metadata": {"name": "newcomer", "namespace": "newcomers"},
+            "spec": {"ports": [{"port": 80}], "servers": []},
+        });
+        let _ = index.apply(resource);
+        index.snapshot(&Options::default());
+        index.delete(kind, "newcomers", "newcomer");
+        prop_assert_eq!(index.snapshot(&Options::default()), before);
+    }
+
+    #[test]
+    fn no_chain_is_without_a_cluster_and_no_two_chains_have_one_name(some in some_documents()) {
+        let snapshot = load(&mut Index::default(), &some);
+        let told = |text: &str| snapshot.cross_check().iter().any(|notice| notice.message.contains(text));
+        prop_assert!(!told("no cluster") && !told("is also a name"));
+    }
+
+    #[test]
+    fn any_text_and_any_damage_to_a_good_one_gives_a_snapshot(
+        text in "\\PC{0,200}", which in any::<prop::sample::Index>(), at in any::<prop::sample::Index>(), cut in 0usize..40
+    ) {
+        load(&mut Index::default(), &[(0, &text)]);
+        let good = &DOCUMENTS[which.index(DOCUMENTS.len())];
+        let start = good.floor_char_boundary(at.index(good.len() + 1));
+        let end = good.floor_char_boundary((start + cut).min(good.len())).max(start);
+        load(&mut Index::default(), &[(0, &format!("{}{text}{}", &good[..start], &good[end..]))]);
+    }
+
+    #[test]
+    fn any_values_in_a_resource_give_a_snapshot(kind in 0usize..9, spec in any_value()) {
+        use eastgate_config::istio::Kind;
+        let kind = Kind::ALL[kind];
+        let version = kind.versions()[0];
+        let version = if kind.group().is_empty() { version.to_owned() } else { format!("{}/{version}", kind.group()) };
+        let mut index = Index::default();
+        let _ = index.apply(serde_json::json!({
+            "apiVersion": version, "kind": kind.as_str(), "metadata": {"name": "a"}, "spec": spec, "endpoints": spec,
+        }));
+        index.snapshot(&Options::default());
+    }
+}
+
+/// Values that look like parts of a resource more often than chance would have it.
+fn any_value() -> impl Strategy<Value = serde_json::Value> {
+    let keys = prop::sample::select(vec![
+        "servers",
+        "port",
+        "number",
+        "hosts",
+        "tls",
+        "mode",
+        "match",
+        "route",
+        "destination",
+        "host",
+        "subsets",
+        "name",
+        "labels",
+        "endpoints",
+        "address",
+        "addresses",
+        "ports",
+        "resolution",
+        "trafficPolicy",
+        "configPatches",
+        "patch",
+        "value",
+        "typed_config",
+        "filters",
+        "sniHosts",
+        "weight",
+        "protocol",
+    ]);
+    let leaf = prop_oneof![
+        Just(serde_json::Value::Null),
+        any::<bool>().prop_map(Into::into),
+        any::<i64>().prop_map(Into::into),
+        (0i64..70000).prop_map(Into::into),
+        "[a-z*./_$-]{0,12}".prop_map(Into::into),
+        prop::sample::select(vec![
+            "TLS",
+            "AUTO_PASSTHROUGH",
+            "PASSTHROUGH",
+            "STATIC",
+            "DNS",
+            "*.global",
+            "10.0.0.1"
+        ])
+        .prop_map(Into::into),
+    ];
+    leaf.prop_recursive(6, 64, 6, move |inner| {
+        prop_oneof![
+            prop::collection::vec(inner.clone(), 0..3).prop_map(Into::into),
+            prop::collection::btree_map(keys.clone().prop_map(str::to_owned), inner, 0..6)
+                .prop_map(|map| serde_json::Value::Object(map.into_iter().collect())),
+        ]
+    })
+}
