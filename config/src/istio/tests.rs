@@ -117,6 +117,30 @@ fn nobody_takes_the_name_of_a_kubernetes_service_or_of_another_namespace() {
 }
 
 #[test]
+fn a_kubernetes_service_selects_the_workload_entries_of_its_namespace() {
+    let selector = json!({"app": "vmhttp"});
+    let ports = json!([{"name": "http", "port": 80, "targetPort": 8080}, {"name": "https", "port": 443, "targetPort": "https"}]);
+    let workload = |namespace: &str, address: &str| {
+        let spec =
+            json!({"address": address, "labels": selector, "serviceAccount": "x", "ports": {"https": 8443}});
+        resource(Kind::WorkloadEntry, namespace, "w", spec)
+    };
+    let resources = vec![
+        gateway("a", server(1, "AUTO_PASSTHROUGH", &["*"])),
+        resource(Kind::Service, "vm", "vmhttp", json!({"selector": selector, "ports": ports})),
+        workload("vm", "10.0.0.1"),
+        workload("elsewhere", "10.0.0.2"),
+    ];
+    let snapshot = snapshot(resources, &Options::default());
+    let addresses: Vec<String> = snapshot
+        .clusters
+        .values()
+        .flat_map(|cluster| cluster.endpoints().map(|endpoint| endpoint.address.to_string()))
+        .collect();
+    assert_eq!(addresses, ["10.0.0.1:8443", "10.0.0.1:8080"]);
+}
+
+#[test]
 fn the_gateways_own_namespace_then_the_services_then_the_root_decides_on_the_policy() {
     let host = "httpbin.bar.svc.cluster.local";
     let most = |namespace: &str, rules: Vec<Value>| {
