@@ -5,7 +5,7 @@
 //! Index ── catalog (every service and its endpoints) ── listeners (auto_passthrough, passthrough) ── Snapshot
 //! ```
 //!
-//! A resource is checked when it comes in, alone; a bad one is a rejection and its last good version stays. What only
+//! A resource without a namespace is in `default`, as `kubectl apply` has it. A resource is checked when it comes in, alone; a bad one is a rejection and its last good version stays. What only
 //! shows when resources meet (a name that nothing leads to, a service without endpoints that speak mesh TLS) is a
 //! notice of the snapshot, and never an exposure that nobody asked for.
 

@@ -69,9 +69,10 @@ impl Snapshot {
                 }
             }
         }
+        let takers = takers(listener);
         for chain in listener.filter_chains.iter().filter(|chain| chain.matches.sent_as.is_empty()) {
             for name in chain.matches.server_names.iter().filter_map(exact) {
-                if let Some((rewritten, other)) = reached_by_rewrite(listener, name) {
+                if let Some((rewritten, other)) = reached_by_rewrite(listener, &takers, name) {
                     let message = format!(
                         "{name} is taken as it was sent, although the rewrite would make it {rewritten}, a name of chain {other}"
                     );
@@ -98,16 +99,32 @@ fn claims_of(chain: &FilterChain) -> impl Iterator<Item = Claim<'_>> {
     })
 }
 
+/// The chains of a listener by each name that they give in full.
+type Takers<'a> = BTreeMap<&'a str, Vec<&'a FilterChain>>;
+
+fn takers(listener: &Listener) -> Takers<'_> {
+    let mut takers = Takers::new();
+    for chain in &listener.filter_chains {
+        for name in chain.matches.server_names.iter().filter_map(exact) {
+            takers.entry(name.as_str()).or_default().push(chain);
+        }
+    }
+    takers
+}
+
 /// The name that the listener's rewrite makes of this one, and the chain that would take it.
-fn reached_by_rewrite<'a>(listener: &'a Listener, name: &ServerName) -> Option<(String, &'a str)> {
+fn reached_by_rewrite<'a>(
+    listener: &Listener,
+    takers: &Takers<'a>,
+    name: &ServerName,
+) -> Option<(String, &'a str)> {
     let rewritten = listener.rewrites.iter().find_map(|rewrite| rewrite.apply(name.as_str()))?;
-    let takes = |chain: &&FilterChain| {
-        let matches = &chain.matches;
-        matches.server_names.iter().filter_map(exact).any(|exact| exact.as_str() == rewritten)
-            && (matches.sent_as.is_empty() || matches.sent_as.iter().any(|alias| alias.matches(name.host())))
+    let takes = |chain: &&&FilterChain| {
+        let aliases = &chain.matches.sent_as;
+        aliases.is_empty() || aliases.iter().any(|alias| alias.matches(name.host()))
     };
-    let other = listener.filter_chains.iter().find(takes)?;
-    (rewritten != name.as_str()).then_some((rewritten, other.name.as_str()))
+    let other = takers.get(rewritten.as_str())?.iter().find(takes)?.name.as_str();
+    (rewritten != name.as_str()).then_some((rewritten, other))
 }
 
 #[cfg(test)]

@@ -52,7 +52,7 @@ fn some_documents() -> impl Strategy<Value = Vec<(usize, &'static str)>> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 64, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 32, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn any_order_of_the_files_gives_the_same_snapshot(

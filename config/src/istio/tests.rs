@@ -1,5 +1,5 @@
 use super::*;
-use crate::endpoint::Address;
+use crate::endpoint::{Address, Health};
 use crate::snapshot::Snapshot;
 use serde_json::{Value, json};
 
@@ -114,6 +114,30 @@ fn nobody_takes_the_name_of_a_kubernetes_service_or_of_another_namespace() {
     assert!(of(vec![service("bar", "httpbin"), thief()]).is_empty());
     assert_eq!(of(vec![thief(), entry("bar", "own", host, "10.0.0.1")]), ["10.0.0.1:8000"]);
     assert_eq!(of(vec![service("bar", "httpbin"), entry("bar", "own", host, "10.0.0.1")]), ["10.0.0.1:8000"]);
+}
+
+#[test]
+fn an_address_that_stands_in_two_slices_is_one_endpoint_in_its_better_state() {
+    let slice = |name: &str, terminating: bool| {
+        let labels = json!({"kubernetes.io/service-name": "httpbin", "security.istio.io/tlsMode": "istio"});
+        let endpoint =
+            json!({"addresses": ["10.0.0.1"], "conditions": {"serving": true, "terminating": terminating}});
+        json!({"apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "addressType": "IPv4", "endpoints": [endpoint],
+            "metadata": {"name": name, "namespace": "bar", "labels": labels}, "ports": [{"name": "http", "port": 80}]})
+    };
+    let resources = vec![
+        gateway("a", server(1, "AUTO_PASSTHROUGH", &["*"])),
+        service("bar", "httpbin"),
+        slice("a", true),
+        slice("b", false),
+    ];
+    let snapshot = snapshot(resources, &Options::default());
+    let health: Vec<Health> = snapshot
+        .clusters
+        .values()
+        .flat_map(|cluster| cluster.endpoints().map(|endpoint| endpoint.health))
+        .collect();
+    assert_eq!(health, [Health::Healthy]);
 }
 
 #[test]
