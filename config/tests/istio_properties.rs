@@ -8,6 +8,8 @@ use std::path::Path;
 use std::sync::LazyLock;
 
 use eastgate_config::istio::{File, Index, Options};
+use eastgate_config::listener::{FilterChain, Listener};
+use eastgate_config::server_name::{Pattern, SubsetKey};
 use eastgate_config::snapshot::Snapshot;
 use proptest::prelude::*;
 
@@ -117,6 +119,91 @@ proptest! {
             "apiVersion": version, "kind": kind.as_str(), "metadata": {"name": "a"}, "spec": spec, "endpoints": spec,
         }));
         index.snapshot(&Options::default());
+    }
+}
+
+/// The cluster that a name leads to, as [`ChainMatch`](eastgate_config::listener::ChainMatch) tells it: as it was sent
+/// if a chain takes that, or else rewritten.
+fn routed<'a>(listener: &'a Listener, sent: &str) -> Option<&'a str> {
+    let takes = |chain: &&FilterChain, name: &str| {
+        chain.matches.server_names.iter().any(|pattern| pattern.matches(name))
+    };
+    let as_sent =
+        listener.filter_chains.iter().find(|chain| chain.matches.sent_as.is_empty() && takes(chain, sent));
+    let chain = as_sent.or_else(|| {
+        let rewritten = listener.rewrites.iter().find_map(|rewrite| rewrite.apply(sent))?;
+        let host = SubsetKey::parse(sent).map_or(sent, |key| key.host);
+        listener.filter_chains.iter().find(|chain| {
+            let aliases = &chain.matches.sent_as;
+            takes(chain, &rewritten)
+                && (aliases.is_empty() || aliases.iter().any(|alias| alias.matches(host)))
+        })
+    });
+    chain.map(|chain| chain.route.clusters[0].name.as_str())
+}
+
+/// One AUTO_PASSTHROUGH server with these hosts, and these services.
+fn exposure(hosts: &[&str], services: &[(&str, &str)], entries: &[&str]) -> Snapshot {
+    let mut index = Index::default();
+    let server = serde_json::json!({"port": {"number": 1, "protocol": "TLS"}, "tls": {"mode": "AUTO_PASSTHROUGH"}, "hosts": hosts});
+    let mut resources =
+        vec![("networking.istio.io/v1", "Gateway", "x", "x", serde_json::json!({"servers": [server]}))];
+    for (namespace, name) in services {
+        let port = serde_json::json!({"ports": [{"port": 80}]});
+        resources.push(("v1", "Service", namespace, name, port));
+    }
+    let port = serde_json::json!([{"number": 80, "name": "a", "protocol": "TCP"}]);
+    for host in entries {
+        let spec = serde_json::json!({"hosts": [host], "ports": port, "location": "MESH_INTERNAL", "resolution": "DNS"});
+        resources.push(("networking.istio.io/v1", "ServiceEntry", "foo", host, spec));
+    }
+    for (version, kind, namespace, name, spec) in resources {
+        let metadata = serde_json::json!({"name": name, "namespace": namespace});
+        let resource =
+            serde_json::json!({"apiVersion": version, "kind": kind, "metadata": metadata, "spec": spec});
+        index.apply(resource).unwrap();
+    }
+    index.snapshot(&Options::default())
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 256, failure_persistence: None, ..ProptestConfig::default() })]
+
+    /// CVE-2021-31921 was the lack of this.
+    #[test]
+    fn a_name_leads_where_it_says_and_only_if_a_host_of_the_gateway_covers_it(
+        hosts in prop::sample::subsequence(vec![
+            "*.global", "*.bar.global", "a.bar.global", "*.local", "*.bar.svc.cluster.local", "bar/*.local", "foo/*.global", "./*.local",
+        ], 1..4),
+        services in prop::sample::subsequence(vec![("bar", "a"), ("bar", "b"), ("foo", "a")], 0..=3),
+        entries in prop::sample::subsequence(vec!["a.bar.global", "c.bar.global", "vm.foo.svc.cluster.local"], 0..=3),
+    ) {
+        let snapshot = exposure(&hosts, &services, &entries);
+        let listener = &snapshot.listeners["0.0.0.0_1"];
+        let own = |host: &str| -> Option<&str> {
+            let (name, rest) = host.split_once('.')?;
+            let namespace = rest.strip_suffix(".svc.cluster.local")?;
+            services.iter().find(|service| **service == (namespace, name)).map(|service| service.0)
+                .or_else(|| entries.contains(&host).then_some("foo"))
+        };
+        let covered = |host: &str, namespace: &str| hosts.iter().any(|given| {
+            let (only, pattern) = given.split_once('/').unwrap_or(("*", given));
+            let only = if only == "." { "x" } else { only };
+            (only == "*" || only == namespace) && pattern.parse::<Pattern>().unwrap().matches(host)
+        });
+        for name in ["a.bar", "b.bar", "c.bar", "a.foo", "vm.foo", "nobody.bar"] {
+            let (alias, real) = (format!("{name}.global"), format!("{name}.svc.cluster.local"));
+            let cluster = |host: &str| SubsetKey { port: 80, subset: "", host }.to_string();
+            let real_is_covered = own(&real).is_some_and(|namespace| covered(&real, namespace));
+            let expected = real_is_covered.then(|| cluster(&real));
+            prop_assert_eq!(routed(listener, &cluster(&real)), expected.as_deref(), "{}", real);
+            let expected = match own(&real) {
+                // Covered under its own name, a service is reached by its alias, too, as it always was.
+                Some(namespace) => (real_is_covered || covered(&alias, namespace)).then(|| cluster(&real)),
+                None => (entries.contains(&alias.as_str()) && covered(&alias, "foo")).then(|| cluster(&alias)),
+            };
+            prop_assert_eq!(routed(listener, &cluster(&alias)), expected.as_deref(), "{}", alias);
+        }
     }
 }
 
