@@ -309,11 +309,7 @@ impl Client {
 
     /// Clusters that wait for endpoints; some of them serve in an older version meanwhile.
     pub fn warming(&self) -> impl Iterator<Item = &str> {
-        let clusters = self.topics.iter().filter(|topic| topic.kind == Kind::Cluster);
-        clusters
-            .flat_map(|topic| topic.store.keys())
-            .filter(|name| self.deadlines.is_set(&Timer::Warm((*name).clone())))
-            .map(String::as_str)
+        self.deadlines.warming()
     }
 
     /// Clusters that filter chains name and that are not ready; connections to them are refused.

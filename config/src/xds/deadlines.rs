@@ -52,6 +52,14 @@ impl Deadlines {
         self.at.contains_key(timer)
     }
 
+    /// Clusters with a [`Timer::Warm`], which is the first kind in the order of timers.
+    pub(super) fn warming(&self) -> impl Iterator<Item = &str> {
+        self.at.keys().map_while(|timer| match timer {
+            Timer::Warm(cluster) => Some(cluster.as_str()),
+            _ => None,
+        })
+    }
+
     pub(super) fn next(&self) -> Option<Moment> {
         self.queue.first().map(|(at, _)| *at)
     }

@@ -98,8 +98,11 @@ impl Subscription {
         self.wildcard || !self.wanted.is_empty()
     }
 
-    pub(super) fn is_dirty(&self) -> bool {
-        self.stream.dirty && self.stream.sent != self.wanted
+    /// Is something else wanted than the control plane was told?
+    pub(super) fn is_dirty(&mut self) -> bool {
+        // A name that went and came back leaves nothing to say.
+        self.stream.dirty = self.stream.dirty && self.stream.sent != self.wanted;
+        self.stream.dirty
     }
 
     /// The wanted set goes out with the request that is being made.
