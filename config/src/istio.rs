@@ -5,7 +5,7 @@
 //! Index ── catalog (every service and its endpoints) ── listeners (auto_passthrough, passthrough) ── Snapshot
 //! ```
 //!
-//! A resource is checked when it comes in, alone; a bad one is a rejection and its last good version stays. What only
+//! A resource without a namespace is in `default`, as `kubectl apply` has it. A resource is checked when it comes in, alone; a bad one is a rejection and its last good version stays. What only
 //! shows when resources meet (a name that nothing leads to, a service without endpoints that speak mesh TLS) is a
 //! notice of the snapshot, and never an exposure that nobody asked for.
 
@@ -41,6 +41,9 @@ pub use document::MAX_TEXT;
 pub use files::File;
 pub use index::Index;
 pub use resource::Kind;
+
+#[cfg(test)]
+mod tests;
 
 /// The namespace whose DestinationRules and EnvoyFilters are everybody's.
 const ROOT_NAMESPACE: &str = "istio-system";

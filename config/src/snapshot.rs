@@ -69,9 +69,17 @@ impl Snapshot {
                 }
             }
         }
+        for (chain, pattern, alias) in swallowed_aliases(listener) {
+            let message = format!(
+                "{pattern} takes names under {alias} as they were sent, so the rewrite never leads to what is exposed \
+                 under that; use another port or narrower names"
+            );
+            say(&chain.name, message);
+        }
+        let takers = takers(listener);
         for chain in listener.filter_chains.iter().filter(|chain| chain.matches.sent_as.is_empty()) {
             for name in chain.matches.server_names.iter().filter_map(exact) {
-                if let Some((rewritten, other)) = reached_by_rewrite(listener, name) {
+                if let Some((rewritten, other)) = reached_by_rewrite(listener, &takers, name) {
                     let message = format!(
                         "{name} is taken as it was sent, although the rewrite would make it {rewritten}, a name of chain {other}"
                     );
@@ -98,16 +106,58 @@ fn claims_of(chain: &FilterChain) -> impl Iterator<Item = Claim<'_>> {
     })
 }
 
+/// Wildcards that take the names which some chain is to be reached by after a rewrite: a rewrite is tried only on names
+/// that no chain takes as they were sent.
+fn swallowed_aliases(listener: &Listener) -> Vec<(&FilterChain, &Pattern, &Pattern)> {
+    let (rewritten, as_sent): (Vec<_>, Vec<_>) =
+        listener.filter_chains.iter().partition(|chain| !chain.matches.sent_as.is_empty());
+    let wildcards: Vec<_> = as_sent
+        .into_iter()
+        .flat_map(|chain| chain.matches.server_names.iter().map(move |name| (chain, name)))
+        .filter(|(_, name)| exact(name).is_none())
+        .collect();
+    let mut swallowed = BTreeMap::new();
+    for chain in rewritten {
+        for alias in &chain.matches.sent_as {
+            let protocols = &chain.matches.application_protocols;
+            let takes = wildcards.iter().filter(|(wildcard, name)| {
+                let asked = &wildcard.matches.application_protocols;
+                name.covers(alias)
+                    && (asked.is_empty() || asked.iter().any(|protocol| protocols.contains(protocol)))
+            });
+            swallowed
+                .extend(takes.map(|(wildcard, name)| ((wildcard.name.as_str(), *name, alias), *wildcard)));
+        }
+    }
+    swallowed.into_iter().map(|((_, name, alias), wildcard)| (wildcard, name, alias)).collect()
+}
+
+/// The chains of a listener by each name that they give in full.
+type Takers<'a> = BTreeMap<&'a str, Vec<&'a FilterChain>>;
+
+fn takers(listener: &Listener) -> Takers<'_> {
+    let mut takers = Takers::new();
+    for chain in &listener.filter_chains {
+        for name in chain.matches.server_names.iter().filter_map(exact) {
+            takers.entry(name.as_str()).or_default().push(chain);
+        }
+    }
+    takers
+}
+
 /// The name that the listener's rewrite makes of this one, and the chain that would take it.
-fn reached_by_rewrite<'a>(listener: &'a Listener, name: &ServerName) -> Option<(String, &'a str)> {
+fn reached_by_rewrite<'a>(
+    listener: &Listener,
+    takers: &Takers<'a>,
+    name: &ServerName,
+) -> Option<(String, &'a str)> {
     let rewritten = listener.rewrites.iter().find_map(|rewrite| rewrite.apply(name.as_str()))?;
-    let takes = |chain: &&FilterChain| {
-        let matches = &chain.matches;
-        matches.server_names.iter().filter_map(exact).any(|exact| exact.as_str() == rewritten)
-            && (matches.sent_as.is_empty() || matches.sent_as.iter().any(|alias| alias.matches(name.host())))
+    let takes = |chain: &&&FilterChain| {
+        let aliases = &chain.matches.sent_as;
+        aliases.is_empty() || aliases.iter().any(|alias| alias.matches(name.host()))
     };
-    let other = listener.filter_chains.iter().find(takes)?;
-    (rewritten != name.as_str()).then_some((rewritten, other.name.as_str()))
+    let other = takers.get(rewritten.as_str())?.iter().find(takes)?.name.as_str();
+    (rewritten != name.as_str()).then_some((rewritten, other))
 }
 
 #[cfg(test)]
@@ -157,6 +207,22 @@ mod tests {
         let said = messages(vec![chain("a", &["x.y"], &["h", "i"], &[]), chain("b", &["x.y"], &["i"], &[])]);
         assert!(said.len() == 1 && said[0].contains("chain a"), "{said:?}");
         assert!(messages(vec![chain("a", &["x.y"], &["i"], &[]), chain("b", &["x.y"], &[], &[])]).is_empty());
+    }
+
+    #[test]
+    fn a_wildcard_that_takes_aliases_as_they_were_sent_is_told_once() {
+        let aliased = |name: &str| {
+            chain(name, &[&format!("outbound_.80_._.{name}.svc.cluster.local")], &[], &["*.global"])
+        };
+        let with = |wildcard: &str| {
+            messages(vec![aliased("a.b"), aliased("c.d"), chain("w", &[wildcard], &[], &[])])
+        };
+        assert!(
+            with("*").len() == 1 && with("*")[0].contains("* takes names under *.global"),
+            "{:?}",
+            with("*")
+        );
+        assert_eq!((with("*.global").len(), with("*.b.global").len(), with("*.test").len()), (1, 0, 0));
     }
 
     #[test]

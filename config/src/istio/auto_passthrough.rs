@@ -5,6 +5,8 @@
 //! own host alone since. Here a server's `hosts` say which: a pattern that covers the service's own host exposes it
 //! under that, and one that covers only an alias of it exposes it under that alias.
 
+use std::collections::BTreeSet;
+
 use super::catalog::{Member, MeshService};
 use super::destination_rule::Subset;
 use super::gateway::Host;
@@ -29,17 +31,32 @@ pub(super) fn chains(
     rewrites: &[Rewrite],
     out: &mut Output,
 ) -> Vec<FilterChain> {
-    let hosts: Vec<&Host> =
-        servers.iter().filter(|(_, server)| server.auto).flat_map(|(_, server)| &server.hosts).collect();
+    let hosts: Vec<(&OwnedServer<'_>, usize, &Host)> = servers
+        .iter()
+        .filter(|(_, server)| server.auto)
+        .flat_map(|owned| owned.1.hosts.iter().enumerate().map(move |(index, host)| (owned, index, host)))
+        .collect();
     let mut chains = Vec::new();
+    let mut used: BTreeSet<(&str, &Pattern)> = BTreeSet::new();
     for service in world.catalog.services.values() {
-        let patterns: Vec<&Pattern> =
-            hosts.iter().filter(|host| host.admits(service.namespace())).map(|host| &host.pattern).collect();
+        let namespace = service.namespace();
+        let admitting = hosts.iter().filter(|(_, _, host)| host.admits(namespace));
+        let patterns: Vec<&Pattern> = admitting.map(|(_, _, host)| &host.pattern).collect();
         if patterns.is_empty() || !service.exported.reaches(&world.options.namespace) {
             continue;
         }
         let exposure = Exposure { world, service, patterns, rewrites };
-        exposure.add_chains(&mut chains, out);
+        used.extend(exposure.add_chains(&mut chains, out).into_iter().map(|pattern| (namespace, pattern)));
+    }
+    for ((object, server), index, host) in hosts {
+        if !used.iter().any(|(namespace, pattern)| *pattern == &host.pattern && host.admits(namespace)) {
+            let message = format!(
+                "no service is exposed under {}: none that the gateway may see has such a host, or becomes one by the \
+                 listener's rewrites",
+                host.pattern
+            );
+            out.notice(object, &format!("{}.hosts[{index}]", server.field), message);
+        }
     }
     chains
 }
@@ -52,45 +69,47 @@ struct Exposure<'a> {
     rewrites: &'a [Rewrite],
 }
 
-/// How a service is reached.
-enum Names {
-    Own,
-    Aliases(Vec<Pattern>),
-}
-
-impl Exposure<'_> {
-    fn add_chains(&self, chains: &mut Vec<FilterChain>, out: &mut Output) {
-        let is_covered = self.patterns.iter().any(|pattern| pattern.covers(&self.service.host));
-        if let Some(reason) = self.kept_out() {
-            if is_covered {
-                out.notice(
-                    self.service.object,
-                    "",
-                    format!("{} is not exposed: {reason}", self.service.host),
-                );
-            }
-            return;
-        }
+impl<'a> Exposure<'a> {
+    /// Adds the chains and gives the patterns that expose them.
+    fn add_chains(&self, chains: &mut Vec<FilterChain>, out: &mut Output) -> Vec<&'a Pattern> {
+        let covering: Vec<&Pattern> =
+            self.patterns.iter().filter(|pattern| pattern.covers(&self.service.host)).copied().collect();
         let rule = self.world.rules.matching(&self.service.host, self.service.namespace());
-        let mut has_chain = false;
+        let before = chains.len();
+        let mut used = BTreeSet::new();
         for port in self.service.ports.keys() {
             let subsets = rule.subsets.values().map(|subset| Some(*subset));
             for subset in std::iter::once(None).chain(subsets) {
-                let chain = self.chain(*port, subset, is_covered, &rule, out);
-                has_chain |= chain.is_some();
-                chains.extend(chain);
+                let aliases =
+                    if covering.is_empty() { self.aliases(*port, subset_name(subset)) } else { Vec::new() };
+                if covering.is_empty() && aliases.is_empty() {
+                    continue;
+                }
+                if let Some(reason) = self.kept_out() {
+                    out.notice(
+                        self.service.object,
+                        "",
+                        format!("{} is not exposed: {reason}", self.service.host),
+                    );
+                    return Vec::new();
+                }
+                used.extend(if covering.is_empty() { &aliases } else { &covering });
+                chains.extend(self.chain(*port, subset, &aliases, &rule, out));
             }
         }
-        if has_chain {
+        if chains.len() > before {
             out.uses(self.service.object);
             rule.objects.iter().for_each(|object| out.uses(object));
         }
+        used.into_iter().collect()
     }
 
     /// Why the service is never exposed, whatever the hosts say.
     fn kept_out(&self) -> Option<&'static str> {
         if self.service.external {
-            return Some("it is outside the mesh; a ServiceEntry of the mesh has location: MESH_INTERNAL");
+            return Some(
+                "it is outside the mesh (an ExternalName, or a ServiceEntry without location: MESH_INTERNAL)",
+            );
         }
         if !self.service.resolved {
             return Some("it has no endpoints of its own; use resolution STATIC or DNS");
@@ -101,19 +120,19 @@ impl Exposure<'_> {
         None
     }
 
+    /// The chain under the service's own name, or, where there are aliases, under these alone.
     fn chain(
         &self,
         port: u16,
         subset: Option<&Subset>,
-        is_covered: bool,
+        aliases: &[&Pattern],
         rule: &Matched<'_>,
         out: &mut Output,
     ) -> Option<FilterChain> {
-        let subset_name = subset.map_or("", |subset| &subset.name);
-        let host = self.service.host.to_string();
-        let name = SubsetKey { port, subset: subset_name, host: &host }.to_string();
-        let names =
-            if is_covered { self.own_name(&name, out)? } else { self.aliases(port, subset_name, &name)? };
+        let name = self.name(port, subset_name(subset));
+        if aliases.is_empty() && self.is_taken_over(&name, out) {
+            return None;
+        }
         let server_name = match name.parse::<ServerName>() {
             Ok(server_name) => server_name,
             Err(error) => {
@@ -129,10 +148,7 @@ impl Exposure<'_> {
             matches: ChainMatch {
                 server_names: vec![Pattern::Exact(server_name)],
                 application_protocols: protocols.iter().map(|protocol| (*protocol).to_owned()).collect(),
-                sent_as: match names {
-                    Names::Own => Vec::new(),
-                    Names::Aliases(patterns) => patterns,
-                },
+                sent_as: aliases.iter().map(|pattern| (*pattern).clone()).collect(),
             },
             route: Route::to(&name),
             idle_timeout: policy.pool.and_then(|pool| pool.idle_timeout),
@@ -140,40 +156,38 @@ impl Exposure<'_> {
         })
     }
 
-    /// The service's own name, unless the rewrite makes another service's of it: then clients mean that one, and this
-    /// one is how they find the gateway (in the documented setup its endpoint *is* the gateway).
-    fn own_name(&self, name: &str, out: &mut Output) -> Option<Names> {
-        let rewritten = self.rewrite(name).filter(|rewritten| rewritten != name);
+    fn name(&self, port: u16, subset: &str) -> String {
+        SubsetKey { port, subset, host: &self.service.host.to_string() }.to_string()
+    }
+
+    /// Does the rewrite make another service's name of this one? Then clients mean that one, and this one is how they
+    /// find the gateway (in the documented setup its endpoint *is* the gateway).
+    fn is_taken_over(&self, name: &str, out: &mut Output) -> bool {
+        let rewritten = self.rewrite(name);
         let other = rewritten.as_deref().and_then(SubsetKey::parse);
         let other = other.and_then(|key| self.world.catalog.services.get(key.host));
-        let Some(other) = other.filter(|other| other.host != self.service.host) else {
-            return Some(Names::Own);
-        };
+        let Some(other) = other.filter(|other| other.host != self.service.host) else { return false };
         let message = format!(
             "{} has no chain of its own: the listener's rewrite makes it {}, and its connections go to {}",
             self.service.host, other.host, other.object.name
         );
         out.notice(self.service.object, "spec.hosts", message);
-        None
+        true
     }
 
-    /// The patterns that cover a name which the rewrite turns into this one, or `None` where there are none.
-    fn aliases(&self, port: u16, subset: &str, name: &str) -> Option<Names> {
+    /// The patterns, sorted, that cover a name which the rewrite turns into the service's own.
+    fn aliases(&self, port: u16, subset: &str) -> Vec<&'a Pattern> {
         let host = self.service.host.to_string();
+        let name = self.name(port, subset);
         let is_alias = |alias: &String| {
             let sent = SubsetKey { port, subset, host: alias }.to_string();
-            sent != name && self.rewrite(&sent).as_deref() == Some(name)
+            sent != name && self.rewrite(&sent).as_deref() == Some(name.as_str())
         };
-        let mut patterns: Vec<Pattern> = Vec::new();
-        for pattern in &self.patterns {
-            let mut candidates = candidates(&host, pattern);
-            let exists = candidates.any(|alias| pattern.matches(&alias) && is_alias(&alias));
-            if exists && !patterns.contains(*pattern) {
-                patterns.push((*pattern).clone());
-            }
-        }
-        patterns.sort();
-        (!patterns.is_empty()).then_some(Names::Aliases(patterns))
+        let has_alias = |pattern: &&&Pattern| {
+            candidates(&host, pattern).any(|alias| pattern.matches(&alias) && is_alias(&alias))
+        };
+        let found: BTreeSet<&Pattern> = self.patterns.iter().filter(has_alias).copied().collect();
+        found.into_iter().collect()
     }
 
     fn rewrite(&self, name: &str) -> Option<String> {
@@ -222,6 +236,10 @@ impl Exposure<'_> {
         }
         speaking
     }
+}
+
+fn subset_name(subset: Option<&Subset>) -> &str {
+    subset.map_or("", |subset| &subset.name)
 }
 
 /// Names that may be aliases of a host under a pattern: some of the host's first labels with some of the pattern's

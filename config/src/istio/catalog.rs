@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use super::export::Export;
 use super::resource::Object;
 use super::schema::{Labels, selects};
-use super::service::{EndpointSlice, Pod, Service};
+use super::service::{EndpointSlice, Pod, Service, SliceEndpoint};
 use super::service_entry::{Address as WorkloadAddress, ServiceEntry, TLS_MODE, Workload, speaks_mesh_tls};
 use super::translation::{Output, Resources};
 use crate::endpoint::{Address, Endpoint};
@@ -55,19 +55,25 @@ impl<'a> Catalog<'a> {
     pub(super) fn new(resources: &Resources<'a>, cluster_domain: &str, out: &mut Output) -> Self {
         let mut catalog = Self::default();
         let slices = slices_by_service(resources);
-        let pods: BTreeMap<(&str, &str), &Pod> =
-            resources.pods.iter().map(|(object, pod)| (full_name(object), *pod)).collect();
+        let pods: Pods<'_> = resources.pods.iter().map(|(object, pod)| (full_name(object), *pod)).collect();
         for &(object, service) in &resources.services {
             let none = Vec::new();
             let slices = slices.get(&full_name(object)).unwrap_or(&none);
-            if let Some(service) = of_kubernetes(object, service, slices, &pods, cluster_domain) {
+            let workloads = selected_workloads(object, service.selector.as_ref(), resources);
+            let service = of_kubernetes(object, service, slices, &pods, &workloads, cluster_domain);
+            if let Some(service) = service {
                 catalog.add(service, out);
             }
         }
-        for &(object, entry) in &resources.service_entries {
-            let selected = selected_workloads(object, entry, resources);
-            for host in &entry.hosts {
-                catalog.add(of_entry(object, entry, host, &selected), out);
+        // A name in a namespace's part of the cluster domain is that namespace's to define, before any other.
+        for is_at_home in [true, false] {
+            for &(object, entry) in &resources.service_entries {
+                let selected = selected_workloads(object, entry.selector.as_ref(), resources);
+                let home = format!(".{}.svc.{cluster_domain}", object.name.namespace);
+                for host in entry.hosts.iter().filter(|host| host.to_string().ends_with(&home) == is_at_home)
+                {
+                    catalog.add(of_entry(object, entry, host, &selected), out);
+                }
             }
         }
         for service in catalog.services.values_mut() {
@@ -103,6 +109,8 @@ fn full_name(object: &Object) -> (&str, &str) {
     (&object.name.namespace, &object.name.name)
 }
 
+/// By namespace and name.
+type Pods<'a> = BTreeMap<(&'a str, &'a str), &'a Pod>;
 type Slices<'a> = Vec<(&'a Object, &'a EndpointSlice)>;
 
 fn slices_by_service<'a>(resources: &Resources<'a>) -> BTreeMap<(&'a str, &'a str), Slices<'a>> {
@@ -117,7 +125,8 @@ fn of_kubernetes<'a>(
     object: &'a Object,
     service: &'a Service,
     slices: &Slices<'a>,
-    pods: &BTreeMap<(&str, &str), &'a Pod>,
+    pods: &Pods<'a>,
+    workloads: &[NamedWorkload<'a>],
     cluster_domain: &str,
 ) -> Option<MeshService<'a>> {
     let (namespace, name) = full_name(object);
@@ -128,31 +137,13 @@ fn of_kubernetes<'a>(
         let mut members: Vec<Member<'a>> = Vec::new();
         for (slice_object, slice) in slices {
             let targets = slice.ports.iter().filter(|(name, _)| *name == port.name);
-            for (target, endpoint) in
-                targets.flat_map(|(_, target)| slice.endpoints.iter().map(move |e| (*target, e)))
-            {
-                let pod = endpoint.pod.as_ref();
-                let pod_labels =
-                    pod.and_then(|(namespace, name)| pods.get(&(namespace.as_str(), name.as_str())));
-                let address = Address::Socket(SocketAddr::new(endpoint.address, target));
-                members.push(Member {
-                    endpoint: Endpoint {
-                        health: endpoint.health,
-                        workload: pod
-                            .map(|(namespace, name)| format!("{namespace}/{name}"))
-                            .unwrap_or_default(),
-                        ..Endpoint::new(address)
-                    },
-                    locality: pod_labels
-                        .map_or_else(|| endpoint.locality.clone(), |pod| pod.complete(&endpoint.locality)),
-                    labels: pod_labels.map_or(&slice_object.labels, |pod| &pod.labels),
-                    mesh_tls: match pod_labels {
-                        Some(pod) if pod.labels.contains_key(TLS_MODE) => speaks_mesh_tls(&pod.labels),
-                        _ => slice.mesh_tls,
-                    },
-                });
+            for (_, target) in targets {
+                let endpoints = slice.endpoints.iter();
+                members
+                    .extend(endpoints.map(|endpoint| of_slice(endpoint, *target, slice_object, slice, pods)));
             }
         }
+        members.extend(workloads.iter().map(|workload| of_workload(workload, &port.name, port.target)));
         members.extend(service.external_name.as_ref().map(|name| {
             let address = Address::Dns { host: name.to_string(), port: port.number };
             let endpoint = Endpoint::new(address);
@@ -164,58 +155,88 @@ fn of_kubernetes<'a>(
     Some(MeshService { host, object, exported: &service.exported, external, resolved: true, ports })
 }
 
-/// The WorkloadEntries that a ServiceEntry selects in its namespace.
+/// An endpoint of an EndpointSlice: its Pod's labels count, and the slice's own where the Pod is not known.
+fn of_slice<'a>(
+    endpoint: &SliceEndpoint,
+    port: u16,
+    object: &'a Object,
+    slice: &EndpointSlice,
+    pods: &Pods<'a>,
+) -> Member<'a> {
+    let name = endpoint.pod.as_ref();
+    let pod = name.and_then(|(namespace, name)| pods.get(&(namespace.as_str(), name.as_str())));
+    Member {
+        endpoint: Endpoint {
+            health: endpoint.health,
+            workload: name.map(|(namespace, name)| format!("{namespace}/{name}")).unwrap_or_default(),
+            ..Endpoint::new(Address::Socket(SocketAddr::new(endpoint.address, port)))
+        },
+        locality: pod.map_or_else(|| endpoint.locality.clone(), |pod| pod.complete(&endpoint.locality)),
+        labels: pod.map_or(&object.labels, |pod| &pod.labels),
+        mesh_tls: match pod {
+            Some(pod) if pod.labels.contains_key(TLS_MODE) => speaks_mesh_tls(&pod.labels),
+            _ => slice.mesh_tls,
+        },
+    }
+}
+
+/// A workload, and the name it has where it is a resource of its own.
+type NamedWorkload<'a> = (String, &'a Workload);
+
+/// A workload as an endpoint of the port with this name and target.
+fn of_workload<'a>((name, workload): &NamedWorkload<'a>, port: &str, target: u16) -> Member<'a> {
+    let number = workload.ports.get(port).copied().unwrap_or(target);
+    let address = match &workload.address {
+        WorkloadAddress::Ip(ip) => Address::Socket(SocketAddr::new(*ip, number)),
+        WorkloadAddress::Name(name) => Address::Dns { host: name.to_string(), port: number },
+    };
+    Member {
+        endpoint: Endpoint { weight: workload.weight, workload: name.clone(), ..Endpoint::new(address) },
+        locality: workload.locality.clone(),
+        labels: &workload.labels,
+        mesh_tls: workload.mesh_tls,
+    }
+}
+
+/// The WorkloadEntries of the namespace that a ServiceEntry or Service selects.
 fn selected_workloads<'a>(
     object: &Object,
-    entry: &ServiceEntry,
+    selector: Option<&Labels>,
     resources: &Resources<'a>,
-) -> Vec<(&'a Object, &'a Workload)> {
-    let Some(selector) = &entry.selector else { return Vec::new() };
-    let in_namespace = resources
-        .workload_entries
-        .iter()
-        .filter(|(workload, _)| workload.name.namespace == object.name.namespace);
-    in_namespace.filter(|(_, workload)| selects(selector, &workload.labels)).copied().collect()
+) -> Vec<NamedWorkload<'a>> {
+    let Some(selector) = selector else { return Vec::new() };
+    let in_namespace = resources.workload_entries.iter().filter(|(entry, workload)| {
+        entry.name.namespace == object.name.namespace && selects(selector, &workload.labels)
+    });
+    in_namespace
+        .map(|(entry, workload)| {
+            let (namespace, name) = full_name(entry);
+            (format!("{namespace}/{name}"), *workload)
+        })
+        .collect()
 }
 
 fn of_entry<'a>(
     object: &'a Object,
     entry: &'a ServiceEntry,
     host: &'a Pattern,
-    selected: &[(&'a Object, &'a Workload)],
+    selected: &[NamedWorkload<'a>],
 ) -> MeshService<'a> {
     let own = entry.endpoints_of(host).map(|workload| (String::new(), workload));
-    let selected = selected.iter().map(|(object, workload)| {
-        let (namespace, name) = full_name(object);
-        (format!("{namespace}/{name}"), *workload)
+    let workloads: Vec<NamedWorkload<'a>> = own.chain(selected.iter().cloned()).collect();
+    let ports = entry.ports.iter().map(|port| {
+        (
+            port.number,
+            workloads.iter().map(|workload| of_workload(workload, &port.name, port.target)).collect(),
+        )
     });
-    let workloads: Vec<(String, &Workload)> = own.chain(selected).collect();
-    let mut ports = BTreeMap::new();
-    for port in &entry.ports {
-        let members = workloads.iter().map(|(name, workload)| {
-            let number = workload.ports.get(&port.name).copied().unwrap_or(port.target);
-            let address = match &workload.address {
-                WorkloadAddress::Ip(ip) => Address::Socket(SocketAddr::new(*ip, number)),
-                WorkloadAddress::Name(name) => Address::Dns { host: name.to_string(), port: number },
-            };
-            let endpoint =
-                Endpoint { weight: workload.weight, workload: name.clone(), ..Endpoint::new(address) };
-            Member {
-                endpoint,
-                locality: workload.locality.clone(),
-                labels: &workload.labels,
-                mesh_tls: workload.mesh_tls,
-            }
-        });
-        ports.insert(port.number, members.collect());
-    }
     MeshService {
         host: host.clone(),
         object,
         exported: &entry.exported,
         external: entry.external,
         resolved: entry.resolved,
-        ports,
+        ports: ports.collect(),
     }
 }
 

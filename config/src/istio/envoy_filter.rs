@@ -111,6 +111,11 @@ fn parse_patch(patch: &schema::ConfigPatch, field: &str, findings: &mut Findings
         );
         return None;
     };
+    if !patch.matches.proxy.is_null() {
+        let message =
+            "a match by proxy is not used: the patch is taken as one for this gateway, whatever its version";
+        findings.notice(format!("{field}.match.proxy"), message);
+    }
     let listener = &patch.matches.listener;
     let port = parse_port(listener.port_number, &format!("{field}.match.listener.portNumber"), findings)?;
     let rewrite = parse_settings(settings, &settings_field, findings)?;

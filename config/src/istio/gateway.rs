@@ -157,8 +157,7 @@ fn is_served(
             None
         }
         (_, mode) => {
-            let what =
-                mode.map_or_else(|| format!("a {protocol} server"), |mode| format!("TLS mode {mode:?}"));
+            let what = mode.map_or_else(|| format!("a {protocol} server"), |mode| format!("TLS mode {mode}"));
             let message = format!(
                 "{what} is not served yet by this source: nothing listens for it; AUTO_PASSTHROUGH and PASSTHROUGH are served"
             );
@@ -222,5 +221,6 @@ mod tests {
         );
         assert!(gateway.servers.is_empty() && findings.refusals.is_empty());
         assert_eq!(findings.notices.len(), 2);
+        assert!(findings.notices[1].1.starts_with("TLS mode SIMPLE is not served yet"));
     }
 }

@@ -53,8 +53,9 @@ impl Index {
 
     /// Forgets a resource and everything that was said of it.
     pub fn delete(&mut self, kind: &str, namespace: &str, name: &str) {
-        self.entries
-            .retain(|key, _| key.kind.as_str() != kind || key.namespace != namespace || key.name != name);
+        if let Some(kind) = Kind::ALL.into_iter().find(|known| known.as_str() == kind) {
+            self.entries.remove(&Key { kind, namespace: namespace.to_owned(), name: name.to_owned() });
+        }
         let resource =
             ResourceName { kind: kind.to_owned(), namespace: namespace.to_owned(), name: name.to_owned() };
         for resources in self.unused.values_mut() {

@@ -169,25 +169,22 @@ pub(super) enum Decoded {
 pub(super) fn read(document: Document, file: Option<&str>) -> Decoded {
     let Document { value, lines } = document;
     let origin = Origin { file: file.map(str::to_owned), lines };
-    match identify(&value) {
-        Err(refusal) => Decoded::Nameless(origin, refusal),
-        Ok(Identity { kind: Some(kind), version, group: _, name, metadata }) => {
-            let key = Key { kind, namespace: name.namespace.clone(), name: name.name.clone() };
-            match parse(kind, &version, &value, &metadata) {
-                Err(refusals) => Decoded::Bad(key, origin, refusals),
-                Ok((spec, notices)) => {
-                    // There are thousands of Pods and EndpointSlices, and nothing to say of their fields later on.
-                    let keep_all = kind.group() == ISTIO;
-                    let lines = if keep_all { origin.lines } else { origin.lines.outermost() };
-                    let origin = Origin { lines, ..origin };
-                    Decoded::Good(
-                        key,
-                        Box::new(Object { name, origin, labels: metadata.labels, spec, notices }),
-                    )
-                }
-            }
+    let Identity { kind, group, version, name } = match identify(&value) {
+        Ok(identity) => identity,
+        Err(refusal) => return Decoded::Nameless(origin, refusal),
+    };
+    let Some(kind) = kind else { return Decoded::Unused { group, resource: name, origin } };
+    let key = Key { kind, namespace: name.namespace.clone(), name: name.name.clone() };
+    let metadata = decode("metadata", &value["metadata"]).map_err(|refusal| vec![refusal]);
+    let metadata = metadata.map(|read: Metadata| Metadata { namespace: name.namespace.clone(), ..read });
+    match metadata.and_then(|metadata| Ok((parse(kind, &version, &value, &metadata)?, metadata))) {
+        Err(refusals) => Decoded::Bad(key, origin, refusals),
+        Ok(((spec, notices), metadata)) => {
+            // There are thousands of Pods and EndpointSlices, and nothing to say of their fields later on.
+            let lines = if kind.group() == ISTIO { origin.lines } else { origin.lines.outermost() };
+            let origin = Origin { lines, ..origin };
+            Decoded::Good(key, Box::new(Object { name, origin, labels: metadata.labels, spec, notices }))
         }
-        Ok(Identity { kind: None, group, name, .. }) => Decoded::Unused { group, resource: name, origin },
     }
 }
 
@@ -196,45 +193,37 @@ struct Identity {
     group: String,
     version: String,
     name: ResourceName,
-    metadata: Metadata,
 }
 
+/// What a resource says it is, read without regard to anything else in it, so that whatever is wrong can be told of it
+/// by name.
 fn identify(value: &Value) -> Result<Identity, (String, String)> {
     let refuse = |field: &str, reason: &str| Err((field.to_owned(), reason.to_owned()));
     if !value.is_object() {
         return refuse("", "this is no resource; give apiVersion, kind and metadata");
     }
-    let text = |field: &str| value.get(field).and_then(Value::as_str).unwrap_or_default();
-    let kind = text("kind");
-    if kind.is_empty() {
+    let text = |value: &Value, field: &str| {
+        let text = value.get(field).and_then(Value::as_str).filter(|text| !text.is_empty());
+        text.map(str::to_owned)
+    };
+    let Some(kind) = text(value, "kind") else {
         return refuse("kind", "the resource has no kind; give one");
-    }
-    let Some((group, version)) = Some(text("apiVersion"))
-        .filter(|version| !version.is_empty())
-        .map(|version| version.split_once('/').unwrap_or(("", version)))
-    else {
+    };
+    let Some(version) = text(value, "apiVersion") else {
         return refuse(
             "apiVersion",
             "the resource has no apiVersion; give one, such as networking.istio.io/v1",
         );
     };
-    let mut metadata: Metadata = match value.get("metadata") {
-        None => Metadata::default(),
-        Some(metadata) => decode("metadata", metadata)?,
+    let metadata = value.get("metadata").unwrap_or(&Value::Null);
+    let Some(name) = text(metadata, "name") else {
+        return refuse("metadata.name", "the resource has no name; give it one, as text");
     };
-    if metadata.name.is_empty() {
-        return refuse("metadata.name", "the resource has no name; give it one");
-    }
-    if metadata.namespace.is_empty() {
-        metadata.namespace = DEFAULT_NAMESPACE.to_owned();
-    }
-    let name = ResourceName {
-        kind: kind.to_owned(),
-        namespace: metadata.namespace.clone(),
-        name: metadata.name.clone(),
-    };
+    let namespace = text(metadata, "namespace").unwrap_or_else(|| DEFAULT_NAMESPACE.to_owned());
+    let (group, version) = version.split_once('/').unwrap_or(("", &version));
     let known = Kind::ALL.into_iter().find(|known| known.as_str() == kind && known.group() == group);
-    Ok(Identity { kind: known, group: group.to_owned(), version: version.to_owned(), name, metadata })
+    let name = ResourceName { kind, namespace, name };
+    Ok(Identity { kind: known, group: group.to_owned(), version: version.to_owned(), name })
 }
 
 type Parsed = Result<(Spec, Vec<(String, String)>), Vec<(String, String)>>;

@@ -32,7 +32,7 @@ pub(super) fn selects(selector: &Labels, labels: &Labels) -> bool {
 #[derive(Debug, Clone, Default, PartialEq, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 pub(super) struct Metadata {
-    pub(super) name: String,
+    #[serde(deserialize_with = "or_default")]
     pub(super) namespace: String,
     #[serde(deserialize_with = "or_default")]
     pub(super) labels: Labels,
@@ -88,7 +88,21 @@ fn explain(message: &str) -> String {
         Some((given, known)) if message.starts_with("unknown variant") => {
             format!("{given:?} is not a value of this field{}", nearest(given, known))
         }
-        _ if message.ends_with("expected a string") => format!("{message}; put it in quotes"),
+        _ => in_the_words_of_yaml(message),
+    }
+}
+
+/// Serde speaks of Rust's types, which are nothing to the author of a resource.
+fn in_the_words_of_yaml(message: &str) -> String {
+    let Some((given, expected)) = message.rsplit_once(", expected ") else { return message.to_owned() };
+    let is_text = given.starts_with("invalid type: string");
+    match expected {
+        "a string" => format!("{given}, expected text; put it in quotes"),
+        "i64" if is_text => format!("{given}, expected a number; take the quotes away"),
+        "i64" => format!("{given}, expected a whole number"),
+        "a boolean" => format!("{given}, expected true or false"),
+        "a sequence" => format!("{given}, expected a list; start each item with -"),
+        fields if fields == "a map" || fields.starts_with("struct ") => format!("{given}, expected fields"),
         _ => message.to_owned(),
     }
 }
@@ -130,6 +144,17 @@ mod tests {
         let (field, reason) = refusal::<gateway::Gateway>(value);
         assert_eq!(field, "spec.servers[0].tls.mode");
         assert!(reason.ends_with("did you mean AUTO_PASSTHROUGH?"), "{reason}");
+    }
+
+    #[test]
+    fn a_value_of_the_wrong_type_is_told_in_the_words_of_yaml() {
+        let reason = |value: serde_json::Value| refusal::<gateway::Gateway>(value).1;
+        let text = reason(serde_json::json!({"servers": [{"port": {"number": "1"}}]}));
+        assert!(text.ends_with("expected a number; take the quotes away"), "{text}");
+        let text = reason(serde_json::json!({"servers": [{"port": 1}]}));
+        assert!(text.ends_with("expected fields"), "{text}");
+        let text = reason(serde_json::json!({"servers": [{"hosts": "*"}]}));
+        assert!(text.ends_with("expected a list; start each item with -"), "{text}");
     }
 
     #[test]

@@ -21,16 +21,21 @@ const SUBZONE: &str = "topology.istio.io/subzone";
 pub(super) struct Service {
     /// Those that are not UDP or SCTP.
     pub(super) ports: Vec<Port>,
+    /// Chooses WorkloadEntries of its namespace; its Pods come as EndpointSlices. Never empty.
+    pub(super) selector: Option<Labels>,
     /// It is another name for a host outside the cluster.
     pub(super) external_name: Option<ServerName>,
     pub(super) exported: Export,
 }
 
-/// A port of a Service. Its target is known only through the EndpointSlice's port of the same name.
+/// A port of a Service.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Port {
     pub(super) number: u16,
     pub(super) name: String,
+    /// Where a WorkloadEntry takes it, unless it says otherwise. For Pods the EndpointSlice's port of the same name
+    /// counts, because a target may be a name that each Pod gives another number.
+    pub(super) target: u16,
 }
 
 /// An EndpointSlice.
@@ -67,7 +72,8 @@ impl Service {
         for (index, port) in schema.ports.iter().enumerate() {
             let number = findings.port(&format!("spec.ports[{index}].port"), port.port);
             if let (Some(number), "" | "TCP") = (number, port.protocol.as_str()) {
-                ports.push(Port { number, name: port.name.clone() });
+                let target = port.target_port.as_u64().and_then(|target| u16::try_from(target).ok());
+                ports.push(Port { number, name: port.name.clone(), target: target.unwrap_or(number) });
             }
         }
         let external_name = (schema.kind == "ExternalName").then(|| {
@@ -76,7 +82,8 @@ impl Service {
             findings.take("spec.externalName", schema.external_name.parse().map_err(wrong))
         });
         let exported = Export::of_service(&metadata.annotations, &metadata.namespace, findings);
-        Self { ports, external_name: external_name.flatten(), exported }
+        let selector = Some(schema.selector.clone()).filter(|selector| !selector.is_empty());
+        Self { ports, selector, external_name: external_name.flatten(), exported }
     }
 }
 

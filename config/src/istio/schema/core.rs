@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use serde::Deserialize;
+use serde_json::Value;
 
 use super::{Labels, or_default};
 
@@ -28,8 +29,8 @@ pub(in crate::istio) struct ServicePort {
     #[serde(deserialize_with = "or_default")]
     pub(in crate::istio) protocol: String,
     pub(in crate::istio) port: i64,
-    #[serde(deserialize_with = "or_default")]
-    pub(in crate::istio) app_protocol: String,
+    /// A number, or the name of a container's port.
+    pub(in crate::istio) target_port: Value,
 }
 
 /// An EndpointSlice without its metadata.
