@@ -23,6 +23,35 @@ pub enum Policy {
     RoundRobin,
     /// At random, by weight.
     Random,
+    /// By a hash on a ring, so that few connections move when endpoints come or go.
+    RingHash(RingHash),
+    /// By a hash in Maglev's table.
+    Maglev {
+        /// How many places the table has; a prime.
+        table_size: u64,
+    },
+}
+
+/// A hash ring.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct RingHash {
+    /// At least so many places on the ring ...
+    pub minimum_size: u64,
+    /// ... and no more than these.
+    pub maximum_size: u64,
+    /// Of the places on the ring.
+    pub function: HashFunction,
+}
+
+/// How a place on the ring is found.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum HashFunction {
+    /// xxHash64.
+    #[default]
+    XxHash,
+    /// MurmurHash2.
+    MurmurHash2,
 }
 
 /// The endpoints of one locality.
@@ -34,6 +63,9 @@ pub struct LocalityEndpoints {
     pub priority: u32,
     /// The endpoints.
     pub endpoints: Vec<Endpoint>,
+    /// Its share against the other localities of its priority, where the cluster weighs localities.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub weight: Option<u32>,
 }
 
 /// How upstream sockets are kept alive (`TCP_KEEPIDLE`, `TCP_KEEPINTVL`, `TCP_KEEPCNT`).
@@ -68,6 +100,213 @@ pub struct Cluster {
     pub max_connections: Option<u32>,
     /// Its endpoints, by locality.
     pub localities: Vec<LocalityEndpoints>,
+    /// How its DNS names are resolved, where it has any.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub dns: Option<Dns>,
+    /// The most connection attempts in progress.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_pending_connections: Option<u32>,
+    /// The most connections in their second or later attempt.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_retries: Option<u32>,
+    /// When an endpoint that fails is left out.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub outlier_detection: Option<OutlierDetection>,
+    /// How endpoints are asked whether they are well.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub health_checks: Vec<HealthCheck>,
+    /// With less than this share of healthy endpoints, in percent, health is not regarded any more; 0 is never.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub panic_threshold: Option<u32>,
+    /// Localities share connections by their weights.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub locality_weighted: bool,
+    /// A priority takes everything while its healthy share times this is at least 1; in percent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub overprovisioning_factor: Option<u32>,
+    /// How a new endpoint comes to its full share.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub slow_start: Option<SlowStart>,
+    /// A PROXY protocol header is sent to its endpoints.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub proxy_protocol: Option<ProxyVersion>,
+    /// Open connections to an endpoint that fails its health check are closed.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub close_on_health_failure: bool,
+    /// Endpoints that the source has and the gateway cannot use.
+    #[serde(skip_serializing_if = "Skipped::is_none")]
+    pub skipped: Skipped,
+    /// The configuration that it was made from, where the source names it; for people.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub origin: String,
+}
+
+/// How the DNS names of a cluster are resolved.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Dns {
+    /// A new connection goes to the first address of the newest answer, and older ones stay (Envoy's `LOGICAL_DNS`);
+    /// otherwise every address of the answer is an endpoint, and what is not in it is none (`STRICT_DNS`).
+    pub logical: bool,
+    /// How often.
+    #[serde(with = "duration::text")]
+    pub refresh: Duration,
+    /// The answer's own time to live goes before `refresh`.
+    pub respect_ttl: bool,
+    /// Which addresses are asked for.
+    pub family: DnsFamily,
+}
+
+/// Which addresses are asked for.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum DnsFamily {
+    /// IPv6, and IPv4 where there is no IPv6.
+    #[default]
+    Auto,
+    /// IPv4 alone.
+    V4Only,
+    /// IPv6 alone.
+    V6Only,
+    /// IPv4, and IPv6 where there is no IPv4.
+    V4Preferred,
+    /// Both.
+    All,
+}
+
+/// When an endpoint that fails is left out for a time.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct OutlierDetection {
+    /// So many failed connections in a row; none never.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub consecutive_failures: Option<u32>,
+    /// Between two looks at shares and at endpoints whose time is over.
+    #[serde(with = "duration::text")]
+    pub interval: Duration,
+    /// For how long, times the number of times in a row.
+    #[serde(with = "duration::text")]
+    pub base_ejection_time: Duration,
+    /// For how long at the most.
+    #[serde(with = "duration::text")]
+    pub max_ejection_time: Duration,
+    /// And up to so much longer, at random.
+    #[serde(with = "duration::text")]
+    pub max_ejection_jitter: Duration,
+    /// The largest share of the cluster that is left out, in percent.
+    pub max_ejection_percent: u32,
+    /// One endpoint may be left out whatever its share.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub always_eject_one: bool,
+    /// Leaves out what succeeds much less often than the others.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub success_rate: Option<SuccessRate>,
+    /// Leaves out what fails more often than a fixed share.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub failure_percentage: Option<FailurePercentage>,
+}
+
+/// Comparison with the other endpoints.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct SuccessRate {
+    /// Only with so many endpoints that have ...
+    pub minimum_hosts: u32,
+    /// ... so many connections in the interval.
+    pub request_volume: u32,
+    /// Thousandths of a standard deviation below the mean.
+    pub stdev_factor: u32,
+}
+
+/// Comparison with a fixed share.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct FailurePercentage {
+    /// The share of failures, in percent.
+    pub threshold: u32,
+    /// Only with so many endpoints that have ...
+    pub minimum_hosts: u32,
+    /// ... so many connections in the interval.
+    pub request_volume: u32,
+}
+
+/// How an endpoint is asked whether it is well.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct HealthCheck {
+    /// How often.
+    #[serde(with = "duration::text")]
+    pub interval: Duration,
+    /// For one attempt.
+    #[serde(with = "duration::text")]
+    pub timeout: Duration,
+    /// So many failures in a row make it unhealthy ...
+    pub unhealthy_threshold: u32,
+    /// ... and so many successes healthy.
+    pub healthy_threshold: u32,
+    /// Up to so much is added to each interval at random.
+    #[serde(with = "duration::text")]
+    pub jitter: Duration,
+    /// Asked at this port instead of the endpoint's own.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub port: Option<u16>,
+    /// What is asked.
+    pub probe: Probe,
+}
+
+/// What a health check asks.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Probe {
+    /// Connects, sends, and looks for what is to come back, in this order.
+    Tcp {
+        /// Empty sends nothing.
+        send: Vec<u8>,
+        /// Empty is content with the connection.
+        receive: Vec<Vec<u8>>,
+    },
+    /// `GET`, and looks at the status.
+    Http {
+        /// The `Host` header; empty for the cluster's name.
+        host: String,
+        /// The path.
+        path: String,
+        /// From the first to before the second; empty is 200 alone.
+        expected: Vec<(u16, u16)>,
+    },
+}
+
+/// How a new endpoint comes to its full share.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct SlowStart {
+    /// For how long it is new.
+    #[serde(with = "duration::text")]
+    pub window: Duration,
+    /// Thousandths; 1000 grows evenly, more grows faster at first.
+    pub aggression: u32,
+    /// The share that it starts with, in percent.
+    pub min_weight_percent: u32,
+}
+
+/// A version of the PROXY protocol.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ProxyVersion {
+    /// Text.
+    V1,
+    /// Binary.
+    V2,
+}
+
+/// Endpoints that the source has and the gateway cannot use.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub struct Skipped {
+    /// Their address is inside Envoy (an internal listener, a pipe) and nowhere else.
+    pub internal: u32,
+    /// The control plane wants their connections wrapped in TLS or something else that a passthrough gateway does
+    /// not do; bare bytes must not reach them.
+    pub wrapped: u32,
+}
+
+impl Skipped {
+    fn is_none(&self) -> bool {
+        *self == Self::default()
+    }
 }
 
 impl Cluster {
@@ -80,6 +319,19 @@ impl Cluster {
             keepalive: None,
             max_connections: None,
             localities: vec![LocalityEndpoints { endpoints, ..Default::default() }],
+            dns: None,
+            max_pending_connections: None,
+            max_retries: None,
+            outlier_detection: None,
+            health_checks: Vec::new(),
+            panic_threshold: None,
+            locality_weighted: false,
+            overprovisioning_factor: None,
+            slow_start: None,
+            proxy_protocol: None,
+            close_on_health_failure: false,
+            skipped: Skipped::default(),
+            origin: String::new(),
         }
     }
 

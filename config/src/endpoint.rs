@@ -60,11 +60,28 @@ pub struct Endpoint {
     /// The pod or other workload behind the address, where the source names it; for people, never for routing.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub workload: String,
+    /// Other addresses of the same workload, such as its IPv6 one, to be raced against the first (Happy Eyeballs).
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub additional_addresses: Vec<SocketAddr>,
+    /// The host name that active health checks ask for; empty for the cluster's own.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub hostname: String,
+    /// Where active health checks go, if not to the port of the address.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub health_check_port: Option<u16>,
 }
 
 impl Endpoint {
     /// A healthy endpoint of weight 1.
     pub fn new(address: Address) -> Self {
-        Self { address, weight: 1, health: Health::default(), workload: String::new() }
+        Self {
+            address,
+            weight: 1,
+            health: Health::default(),
+            workload: String::new(),
+            additional_addresses: Vec::new(),
+            hostname: String::new(),
+            health_check_port: None,
+        }
     }
 }

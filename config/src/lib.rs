@@ -4,13 +4,16 @@
 //! as arguments; a [`snapshot::Snapshot`] comes out. That is what makes every rule of it testable by a value.
 
 pub mod bootstrap;
+pub mod cidr;
 pub mod cluster;
 pub mod duration;
 pub mod endpoint;
 pub mod istio;
 pub mod listener;
 pub mod locality;
+pub mod rbac;
 pub mod rejection;
 pub mod route;
 pub mod server_name;
 pub mod snapshot;
+pub mod xds;

@@ -5,7 +5,10 @@ use std::time::Duration;
 
 use serde::Serialize;
 
+use crate::cidr::Cidr;
+use crate::cluster::Keepalive;
 use crate::duration;
+use crate::rbac::Rbac;
 use crate::route::{Rewrite, Route};
 use crate::server_name::Pattern;
 
@@ -21,6 +24,100 @@ pub struct Listener {
     pub rewrites: Vec<Rewrite>,
     /// Nothing but what these name is reachable through the listener.
     pub filter_chains: Vec<FilterChain>,
+    /// What a source may say beyond that.
+    #[serde(skip_serializing_if = "ListenerOptions::is_default")]
+    pub options: ListenerOptions,
+}
+
+impl Listener {
+    /// Every cluster that a chain names; one that several chains name comes several times.
+    pub fn clusters(&self) -> impl Iterator<Item = &str> {
+        let default = self.options.default_filter_chain.iter().map(|chain| &**chain);
+        let chains = self.filter_chains.iter().chain(default);
+        chains.flat_map(|chain| &chain.route.clusters).map(|cluster| cluster.name.as_str())
+    }
+}
+
+/// What a listener may say beyond its names and routes.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct ListenerOptions {
+    /// No ClientHello is expected: connections are matched without a name and relayed at once, so that protocols in
+    /// which the server speaks first work, too.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub plain: bool,
+    /// Takes what no other chain takes. Even a chain for `*` is tried before it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub default_filter_chain: Option<Box<FilterChain>>,
+    /// It accepts here as well.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub additional_addresses: Vec<SocketAddr>,
+    /// A PROXY protocol header comes first.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub proxy_protocol: Option<ProxyProtocol>,
+    /// How fast connections are accepted, whatever their name.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rate_limit: Option<RateLimit>,
+    /// How long a client may take over its header and ClientHello, where the listener says so itself.
+    #[serde(skip_serializing_if = "Option::is_none", with = "duration::optional_text")]
+    pub inspect_timeout: Option<Duration>,
+    /// The largest ClientHello, in bytes, where the listener says so itself.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_client_hello: Option<u32>,
+    /// Keepalive of accepted connections.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub keepalive: Option<Keepalive>,
+    /// The listen backlog.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub backlog: Option<u32>,
+    /// Connections that no chain takes are logged as well.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub access_log: bool,
+}
+
+impl ListenerOptions {
+    fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+/// A PROXY protocol header on accepted connections.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub struct ProxyProtocol {
+    /// Connections without the header are taken, too.
+    pub optional: bool,
+}
+
+/// A token bucket: each connection takes a token, and without one it is closed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct RateLimit {
+    /// What the bucket holds, and begins with.
+    pub max_tokens: u32,
+    /// What is added ...
+    pub tokens_per_fill: u32,
+    /// ... each time this has passed.
+    #[serde(with = "duration::text")]
+    pub fill_interval: Duration,
+    /// Chains with the same key and the same figures share one bucket.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub share_key: String,
+}
+
+/// How many connections a chain has at once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct ConnectionLimit {
+    /// The most.
+    pub max_connections: u64,
+    /// How long one too many is left hanging before it is closed.
+    #[serde(with = "duration::text")]
+    pub delay: Duration,
+}
+
+/// What connections that belong together have in common (ring hash and Maglev).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum HashPolicy {
+    /// The client's IP address.
+    SourceIp,
 }
 
 /// Some names, and where their connections go.
@@ -36,10 +133,45 @@ pub struct FilterChain {
     /// How long a connection may be silent in both directions, where the chain says so itself.
     #[serde(skip_serializing_if = "Option::is_none", with = "duration::optional_text")]
     pub idle_timeout: Option<Duration>,
+    /// What a source may say beyond that.
+    #[serde(skip_serializing_if = "ChainOptions::is_default")]
+    pub options: ChainOptions,
+}
+
+/// What a filter chain may say beyond its names and its route.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct ChainOptions {
+    /// How many endpoints are tried for a connection.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_connect_attempts: Option<u32>,
+    /// A connection is closed when it is as old as this.
+    #[serde(skip_serializing_if = "Option::is_none", with = "duration::optional_text")]
+    pub max_connection_duration: Option<Duration>,
+    /// What is hashed where the cluster's policy hashes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub hash_policy: Option<HashPolicy>,
+    /// The chain's connections are logged even where the process logs none.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub access_log: bool,
+    /// Each of them must allow a connection.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub rbac: Vec<Rbac>,
+    /// How many connections the chain has at once.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub connection_limit: Option<ConnectionLimit>,
+    /// How fast the chain takes connections.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rate_limit: Option<RateLimit>,
+}
+
+impl ChainOptions {
+    fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
 }
 
 /// Which connections a filter chain takes.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash, Serialize)]
 pub struct ChainMatch {
     /// The names, as sent or rewritten. `*` makes the chain the listener's default; an empty list matches nothing.
     pub server_names: Vec<Pattern>,
@@ -50,4 +182,62 @@ pub struct ChainMatch {
     /// must match one of these. This is how a Gateway that lists `*.global` exposes a service under its alias alone.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub sent_as: Vec<Pattern>,
+    /// What the connection itself must be like, beside its name.
+    #[serde(flatten)]
+    pub connection: ConnectionMatch,
+}
+
+/// What a connection must be like, beside its name, for a filter chain to take it. An empty list takes any.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash, Serialize)]
+pub struct ConnectionMatch {
+    /// Is a ClientHello needed?
+    #[serde(skip_serializing_if = "Transport::is_tls")]
+    pub transport: Transport,
+    /// The port that it came to.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub destination_port: Option<u16>,
+    /// The address that it came to.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub destination_ranges: Vec<Cidr>,
+    /// The client, as a PROXY protocol header tells it.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub source_ranges: Vec<Cidr>,
+    /// The peer of the TCP connection.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub direct_source_ranges: Vec<Cidr>,
+    /// The client's port.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub source_ports: Vec<u16>,
+    /// Whether the client is on this machine.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub source: Option<Source>,
+}
+
+/// Whether a filter chain takes connections that do not begin with a ClientHello.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Transport {
+    /// Only TLS.
+    #[default]
+    Tls,
+    /// TLS or anything else: plain TCP by port.
+    Any,
+    /// Anything but TLS.
+    Raw,
+}
+
+impl Transport {
+    fn is_tls(&self) -> bool {
+        *self == Self::Tls
+    }
+}
+
+/// Where a client is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Source {
+    /// On this machine.
+    Local,
+    /// Anywhere else.
+    External,
 }

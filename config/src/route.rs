@@ -4,11 +4,43 @@ use std::fmt;
 
 use serde::Serialize;
 
+use crate::server_name::SubsetKey;
+
 /// Where a filter chain sends its connections.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Route {
     /// One cluster, or several of which one is drawn by weight for each connection. Never empty.
     pub clusters: Vec<WeightedCluster>,
+    /// The server name itself chooses the cluster, and `clusters` takes what [`ByServerName::cluster_for`] refuses
+    /// (Istio's is `BlackHoleCluster`, which has no endpoints).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub by_server_name: Option<ByServerName>,
+}
+
+/// Envoy's `sni_cluster` filter, and Istio's `tcp_cluster_rewrite` after it: the cluster is the one that has the
+/// server name for its name.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct ByServerName {
+    /// Applied in this order, each to what the one before it made.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub rewrites: Vec<Rewrite>,
+}
+
+impl ByServerName {
+    /// The cluster for a name that the chain's own patterns match.
+    ///
+    /// Only names of the form `outbound_.PORT_.SUBSET_.HOST` are cluster names here, before and after the rewrites.
+    /// A name of any other form would let a client choose among clusters that were never meant for it, such as
+    /// `outbound|80||host`, or the gateway's own (CVE-2021-31921).
+    pub fn cluster_for(&self, server_name: &str) -> Option<String> {
+        SubsetKey::parse(server_name)?;
+        let mut name = server_name.to_owned();
+        for rewrite in &self.rewrites {
+            name = rewrite.apply(&name).unwrap_or(name);
+        }
+        SubsetKey::parse(&name)?;
+        Some(name)
+    }
 }
 
 /// A cluster and its share of a route's connections.
@@ -23,7 +55,7 @@ pub struct WeightedCluster {
 impl Route {
     /// Everything to one cluster.
     pub fn to(cluster: impl Into<String>) -> Self {
-        Self { clusters: vec![WeightedCluster { name: cluster.into(), weight: 1 }] }
+        Self { clusters: vec![WeightedCluster { name: cluster.into(), weight: 1 }], by_server_name: None }
     }
 }
 
@@ -196,6 +228,22 @@ mod tests {
         assert_eq!(rewritten(".*", "x", "abc"), "xx");
         assert_eq!(rewritten(r"(\w)\1", "-", "aabbc"), "--c");
         assert_eq!(rewritten(r"\.global(?!\.)", ".local", "a.global.global"), "a.global.local");
+    }
+
+    #[test]
+    fn only_a_name_of_istios_form_chooses_its_own_cluster() {
+        let route = ByServerName { rewrites: vec![Rewrite::global_to("cluster.local")] };
+        assert_eq!(
+            route.cluster_for("outbound_.8000_._.httpbin.bar.global").as_deref(),
+            Some("outbound_.8000_._.httpbin.bar.svc.cluster.local")
+        );
+        for name in
+            ["outbound|8000||httpbin.bar.global", "blackholecluster", "xds-grpc", "httpbin.bar.global"]
+        {
+            assert_eq!(route.cluster_for(name), None, "{name}");
+        }
+        let escape = ByServerName { rewrites: vec![Rewrite::new("^.*$", "xds-grpc").unwrap()] };
+        assert_eq!(escape.cluster_for("outbound_.8000_._.httpbin.bar.global"), None);
     }
 
     #[test]

@@ -174,9 +174,11 @@ mod tests {
                 server_names: patterns(server_names),
                 application_protocols: protocols.iter().map(|protocol| (*protocol).into()).collect(),
                 sent_as: patterns(sent_as),
+                ..ChainMatch::default()
             },
             route: Route::to("known"),
             idle_timeout: None,
+            options: Default::default(),
         }
     }
 
@@ -186,6 +188,7 @@ mod tests {
             address: ([127, 0, 0, 1], 0).into(),
             rewrites: vec![Rewrite::global_to("cluster.local")],
             filter_chains,
+            options: Default::default(),
         };
         let snapshot = Snapshot {
             listeners: BTreeMap::from([("l".into(), Arc::new(listener))]),

@@ -4,3 +4,18 @@
 
 pub use envoy_types::pb::envoy;
 pub use envoy_types::pb::google;
+pub use envoy_types::pb::xds;
+pub use prost::Message;
+
+pub mod istio;
+
+/// The name of any xDS resource, and nothing else of it.
+///
+/// Cluster, Listener and ClusterLoadAssignment all keep their name in field 1, so that a resource whose inner parts
+/// cannot be read can still be named when it is refused.
+#[derive(Clone, PartialEq, Eq, Message)]
+pub struct Named {
+    /// `name` or `cluster_name`.
+    #[prost(string, tag = "1")]
+    pub name: String,
+}

@@ -15,7 +15,7 @@ use super::rules::Matched;
 use super::schema::destination_rule::ClientTlsMode;
 use super::schema::selects;
 use super::translation::{Output, World};
-use crate::listener::{ChainMatch, FilterChain};
+use crate::listener::{ChainMatch, ChainOptions, FilterChain};
 use crate::route::{Rewrite, Route};
 use crate::server_name::{Pattern, ServerName, SubsetKey};
 
@@ -149,9 +149,11 @@ impl<'a> Exposure<'a> {
                 server_names: vec![Pattern::Exact(server_name)],
                 application_protocols: protocols.iter().map(|protocol| (*protocol).to_owned()).collect(),
                 sent_as: aliases.iter().map(|pattern| (*pattern).clone()).collect(),
+                ..ChainMatch::default()
             },
             route: Route::to(&name),
             idle_timeout: policy.pool.and_then(|pool| pool.idle_timeout),
+            options: ChainOptions::default(),
             name,
         })
     }

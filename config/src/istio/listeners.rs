@@ -8,7 +8,7 @@ use super::resource::Object;
 use super::schema::selects;
 use super::translation::{Output, World};
 use super::{Options, ROOT_NAMESPACE, auto_passthrough, passthrough};
-use crate::listener::{FilterChain, Listener};
+use crate::listener::{FilterChain, Listener, ListenerOptions};
 use crate::route::Rewrite;
 use crate::server_name::Pattern;
 
@@ -39,7 +39,7 @@ pub(super) fn translate(world: &World<'_>, out: &mut Output) -> Vec<Listener> {
         for (object, chain) in routes.chains(world, servers, out) {
             add(&mut filter_chains, chain, object, out);
         }
-        Listener { name, address, rewrites, filter_chains }
+        Listener { name, address, rewrites, filter_chains, options: ListenerOptions::default() }
     });
     let listeners = listeners.collect();
     routes.finish(out);

@@ -10,7 +10,7 @@ use super::schema::destination_rule::ClientTlsMode;
 use super::schema::selects;
 use super::translation::{Output, World};
 use super::virtual_service::{Destination, TlsMatch, TlsRoute, VirtualService};
-use crate::listener::{ChainMatch, FilterChain};
+use crate::listener::{ChainMatch, ChainOptions, FilterChain};
 use crate::route::{Route, WeightedCluster};
 use crate::server_name::Pattern;
 
@@ -147,8 +147,9 @@ fn chain(
     FilterChain {
         name: format!("{}/{} {}", object.name.namespace, object.name.name, one.field),
         matches: ChainMatch { server_names: names, ..ChainMatch::default() },
-        route: Route { clusters },
+        route: Route { clusters, by_server_name: None },
         idle_timeout,
+        options: ChainOptions::default(),
     }
 }
 

@@ -100,17 +100,17 @@ impl Output {
         }
         let localities = localities.into_iter().map(|(locality, endpoints)| LocalityEndpoints {
             locality: locality.clone(),
-            priority: 0,
             endpoints,
+            ..LocalityEndpoints::default()
         });
         let pool = policy.pool.clone().unwrap_or_default();
         let cluster = Cluster {
-            name: name.to_owned(),
             policy: policy.balance.unwrap_or_default(),
             connect_timeout: pool.connect_timeout.unwrap_or(options.connect_timeout),
             keepalive: pool.keepalive,
             max_connections: pool.max_connections,
             localities: localities.collect(),
+            ..Cluster::new(name, Vec::new())
         };
         self.clusters.insert(name.to_owned(), Arc::new(cluster));
     }

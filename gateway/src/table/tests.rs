@@ -14,9 +14,11 @@ fn chain(name: &str, patterns: &[&str], protocols: &[&str], sent_as: &[&str]) ->
             server_names: parsed(patterns),
             application_protocols: protocols.iter().map(|text| text.to_string()).collect(),
             sent_as: parsed(sent_as),
+            ..ChainMatch::default()
         },
         route: Route::to(name),
         idle_timeout: None,
+        options: Default::default(),
     }
 }
 
@@ -30,6 +32,7 @@ fn table(chains: Vec<FilterChain>) -> Table {
         address: ([127, 0, 0, 1], 15443).into(),
         rewrites: vec![Rewrite::global_to("cluster.local")],
         filter_chains: chains,
+        options: Default::default(),
     };
     snapshot.listeners.insert("l".into(), Arc::new(listener));
     Table::build(Arc::new(snapshot), &Resolutions::new(), &Table::default())

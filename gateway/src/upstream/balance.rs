@@ -49,7 +49,8 @@ impl Balancer {
         let weights: Vec<u32> = endpoints.iter().map(|endpoint| endpoint.weight.max(1)).collect();
         let equal = weights.windows(2).all(|pair| pair[0] == pair[1]);
         let policy = match policy {
-            Policy::LeastRequest => Choice::LeastRequest,
+            // Consistent hashing comes with issue 6; until then it spreads like the default.
+            Policy::LeastRequest | Policy::RingHash(_) | Policy::Maglev { .. } => Choice::LeastRequest,
             Policy::Random => Choice::Random,
             Policy::RoundRobin => Choice::RoundRobin {
                 order: (!equal).then(|| round_robin::smooth_order(&weights)),

@@ -1,0 +1,278 @@
+//! Applying an update: to the accepted resources first, and from them to the snapshot.
+
+mod clusters;
+mod endpoints;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::deadlines::Timer;
+use super::decode::Decoded;
+use super::journal::{Names, Push};
+use super::message::Update;
+use super::resources::{Context, Held, Intake, Kept};
+use super::{Client, Kind, Moment};
+use crate::listener::Listener;
+
+impl Client {
+    /// Applies an update and gives the text of the NACK that it deserves, if it does.
+    pub(super) fn apply(
+        &mut self,
+        kind: Kind,
+        update: Update,
+        now: Moment,
+        push: &mut Push,
+    ) -> Option<String> {
+        let resources = update.resources.len();
+        let complete = update.complete;
+        let gone = update.removed.clone();
+        let topic = self.topics.get(kind.index())?;
+        let (subscription, store) = (&topic.subscription, &topic.store);
+        // Endpoints that are only remembered are kept up to date, as long as the control plane still sends them.
+        let wants = |name: &str| subscription.wants(name) || store.contains_key(name);
+        let context = Context {
+            kind,
+            type_url: &subscription.type_url,
+            wildcard: subscription.is_wildcard(),
+            wants: &wants,
+            store,
+        };
+        let mut intake = context.take(update);
+        push.rejections = intake.rejections.values().flatten().cloned().collect();
+        push.unchanged = intake.unchanged.len();
+        push.heartbeats = intake.heartbeats.len();
+        push.ignored = intake.ignored;
+        self.note_findings(kind, &mut intake, complete, &gone, now);
+        self.renew(kind, &intake, now);
+        match kind {
+            Kind::Cluster => self.apply_clusters(intake, now, push),
+            Kind::Endpoints => self.apply_endpoints(intake, now, push),
+            Kind::Listener => self.apply_listeners(intake, now, push),
+            Kind::Extra(_) => self.apply_extra(kind, intake, now, push),
+        }
+        self.settle_listeners();
+        self.assembly.changes.alarms.extend(push.alarms.iter().cloned());
+        nack_text(push, resources)
+    }
+
+    /// Does what a timer was set for.
+    pub(super) fn expire(&mut self, timer: Timer, now: Moment) {
+        match timer {
+            Timer::Warm(cluster) => self.warmed(&cluster),
+            Timer::Leave(cluster) => self.assembly.cluster_left(&cluster),
+            Timer::Await(listener) => {
+                if let Some(listener) = self.listener(&listener) {
+                    self.assembly.listener_settled(&listener, &mut self.deadlines);
+                }
+            }
+            Timer::Forget(service) => {
+                self.drop_resource(Kind::Endpoints, &service);
+            }
+            Timer::Expire(kind, name) => self.remove(kind, &name, now, true),
+            Timer::Release => {
+                let kept_back = std::mem::take(&mut self.kept_back);
+                kept_back.clusters.iter().for_each(|name| self.remove(Kind::Cluster, name, now, false));
+                kept_back
+                    .endpoints
+                    .into_values()
+                    .for_each(|accepted| self.accept_endpoints(accepted, now, &mut Push::default()));
+            }
+        }
+    }
+
+    /// Puts listeners in service whose clusters have become ready.
+    pub(super) fn settle_listeners(&mut self) {
+        for name in self.assembly.settled_listeners(&self.deadlines) {
+            if let Some(listener) = self.listener(&name) {
+                self.assembly.listener_settled(&listener, &mut self.deadlines);
+            }
+        }
+    }
+
+    /// Forgets endpoints that nobody wants: a new stream starts with what is wanted.
+    pub(super) fn forget_unwanted(&mut self) {
+        let Some(topic) = self.topics.get(Kind::Endpoints.index()) else { return };
+        let unwanted: Vec<String> =
+            topic.store.keys().filter(|name| !topic.subscription.wants(name)).cloned().collect();
+        for name in &unwanted {
+            self.drop_resource(Kind::Endpoints, name);
+        }
+    }
+
+    /// Keeps the lists of rejections and notices true.
+    fn note_findings(
+        &mut self,
+        kind: Kind,
+        intake: &mut Intake,
+        complete: bool,
+        gone: &[String],
+        now: Moment,
+    ) {
+        let Some(topic) = self.topics.get_mut(kind.index()) else { return };
+        topic.last_update = Some(now);
+        if !intake.rejections.is_empty() {
+            topic.last_rejection = Some(now);
+        }
+        let rejections = std::mem::take(&mut intake.rejections);
+        let mut different = false;
+        let settled = intake.accepted.iter().map(|accepted| &accepted.name);
+        let settled = settled.chain(intake.unchanged.iter().map(|(name, ..)| name)).chain(gone);
+        for name in settled.chain(&intake.removed) {
+            if !rejections.contains_key(name) {
+                different |= topic.rejections.remove(name).is_some();
+            }
+        }
+        if complete && topic.subscription.is_wildcard() {
+            let before = topic.rejections.len();
+            topic.rejections.retain(|name, _| rejections.contains_key(name));
+            different |= topic.rejections.len() != before;
+        }
+        for (name, rejections) in rejections {
+            different |= topic.rejections.get(&name) != Some(&rejections);
+            topic.rejections.insert(name, rejections);
+        }
+        for name in &intake.removed {
+            different |= topic.notices.remove(name).is_some();
+        }
+        for (name, notices) in std::mem::take(&mut intake.notices) {
+            let before = if notices.is_empty() {
+                topic.notices.remove(&name)
+            } else {
+                topic.notices.get(&name).cloned()
+            };
+            different |= before.as_deref().unwrap_or_default() != notices;
+            if !notices.is_empty() {
+                topic.notices.insert(name, notices);
+            }
+        }
+        if different {
+            let snapshot = &mut self.assembly.snapshot;
+            snapshot.rejections =
+                self.topics.iter().flat_map(|topic| topic.rejections.values()).flatten().cloned().collect();
+            snapshot.notices =
+                self.topics.iter().flat_map(|topic| topic.notices.values()).flatten().cloned().collect();
+            self.assembly.changes.rejections = true;
+        }
+    }
+
+    /// Renews versions and times to live of what is as it was.
+    fn renew(&mut self, kind: Kind, intake: &Intake, now: Moment) {
+        for (name, version, ttl) in &intake.unchanged {
+            self.set_ttl(kind, name, *ttl, now);
+            let held = self.topics.get_mut(kind.index()).and_then(|topic| topic.store.get_mut(name));
+            if let Some(held) = held {
+                held.version.clone_from(version);
+            }
+        }
+        for (name, ttl) in &intake.heartbeats {
+            self.set_ttl(kind, name, *ttl, now);
+        }
+    }
+
+    fn set_ttl(&mut self, kind: Kind, name: &str, ttl: Option<Duration>, now: Moment) {
+        let timer = Timer::Expire(kind, name.into());
+        match ttl {
+            Some(ttl) => self.deadlines.set(timer, now.saturating_add(ttl)),
+            None => {
+                self.deadlines.cancel(&timer);
+            }
+        }
+    }
+
+    fn apply_listeners(&mut self, mut intake: Intake, now: Moment, push: &mut Push) {
+        for accepted in std::mem::take(&mut intake.accepted) {
+            let Decoded::Listener { listener, partial } = accepted.decoded else { continue };
+            let mut listener = Arc::new(listener);
+            let name = accepted.name;
+            self.set_ttl(Kind::Listener, &name, accepted.ttl, now);
+            let Some(topic) = self.topics.get_mut(Kind::Listener.index()) else { return };
+            if let Some(Held { kept: Kept::Listener(before), .. }) = topic.store.get(&name) {
+                if *before == listener {
+                    listener = before.clone();
+                    push.unchanged += 1;
+                } else {
+                    push.changed.add(&name);
+                }
+            } else {
+                push.added.add(&name);
+            }
+            let kept = Kept::Listener(listener.clone());
+            let held = Held { version: accepted.version, body: accepted.body, kept, partial };
+            topic.store.insert(name, held);
+            self.assembly.listener_accepted(&listener, now, &self.options, &mut self.deadlines);
+        }
+        for name in &intake.removed {
+            push.removed.add(name);
+            self.remove(Kind::Listener, name, now, false);
+        }
+    }
+
+    fn apply_extra(&mut self, kind: Kind, intake: Intake, now: Moment, push: &mut Push) {
+        let Some(type_url) = self.topics.get(kind.index()).map(|topic| topic.subscription.type_url.clone())
+        else {
+            return;
+        };
+        for accepted in intake.accepted {
+            let name = accepted.name;
+            self.set_ttl(kind, &name, accepted.ttl, now);
+            self.assembly.changes.extra.insert((type_url.clone(), name.clone()));
+            let Some(topic) = self.topics.get_mut(kind.index()) else { return };
+            let held =
+                Held { version: accepted.version, body: accepted.body, kept: Kept::Bytes, partial: false };
+            count(topic.store.insert(name.clone(), held).is_some(), &name, push);
+        }
+        for name in &intake.removed {
+            push.removed.add(name);
+            self.remove(kind, name, now, false);
+        }
+    }
+
+    /// Takes a resource out of what is accepted, because the control plane said so or because its time was over.
+    fn remove(&mut self, kind: Kind, name: &str, now: Moment, expired: bool) {
+        let held = self.drop_resource(kind, name);
+        match (kind, held.map(|held| held.kept)) {
+            (Kind::Cluster, Some(Kept::Cluster(config))) => {
+                self.kept_back.clusters.remove(name);
+                self.assembly.cluster_removed(&config, now, &self.options, &mut self.deadlines);
+                self.unwant_if_unused(config.service.as_deref(), now);
+            }
+            (Kind::Endpoints, Some(_)) => self.endpoints_removed(name, expired),
+            (Kind::Listener, _) => self.assembly.listener_removed(name, &mut self.deadlines),
+            (Kind::Extra(_), Some(_)) => {
+                let type_url = self.topics.get(kind.index()).map(|topic| &topic.subscription.type_url);
+                self.assembly.changes.extra.extend(type_url.map(|url| (url.clone(), name.to_owned())));
+            }
+            _ => {}
+        }
+    }
+
+    fn drop_resource(&mut self, kind: Kind, name: &str) -> Option<Held> {
+        self.deadlines.cancel(&Timer::Expire(kind, name.into()));
+        if kind == Kind::Endpoints {
+            self.deadlines.cancel(&Timer::Forget(name.into()));
+            self.kept_back.endpoints.remove(name);
+        }
+        self.topics.get_mut(kind.index())?.store.remove(name)
+    }
+
+    fn listener(&self, name: &str) -> Option<Arc<Listener>> {
+        match &self.topics.get(Kind::Listener.index())?.store.get(name)?.kept {
+            Kept::Listener(listener) => Some(listener.clone()),
+            _ => None,
+        }
+    }
+}
+
+fn count(known: bool, name: &str, push: &mut Push) {
+    let names: &mut Names = if known { &mut push.changed } else { &mut push.added };
+    names.add(name);
+}
+
+/// Every bad resource by name and field, in one text.
+fn nack_text(push: &Push, resources: usize) -> Option<String> {
+    if push.rejections.is_empty() {
+        return None;
+    }
+    let each: Vec<String> = push.rejections.iter().map(ToString::to_string).collect();
+    Some(format!("{} found in {resources} resources: {}", each.len(), each.join("; ")))
+}

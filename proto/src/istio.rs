@@ -1,0 +1,34 @@
+//! Istio's own messages that `envoy-types` lacks.
+//!
+//! They are derived by hand where a message is a few plain fields: that needs no protobuf compiler in the build.
+
+use prost::Message;
+
+/// Configuration of the network filter `envoy.filters.network.tcp_cluster_rewrite`
+/// (`istio.envoy.config.filter.network.tcp_cluster_rewrite.v2alpha1.TcpClusterRewrite` in istio/api).
+#[derive(Clone, PartialEq, Eq, Message)]
+pub struct TcpClusterRewrite {
+    /// An ECMAScript regular expression; empty switches the filter off.
+    #[prost(string, tag = "1")]
+    pub cluster_pattern: String,
+    /// What every match of it becomes.
+    #[prost(string, tag = "2")]
+    pub cluster_replacement: String,
+}
+
+impl TcpClusterRewrite {
+    /// What an `Any` with this message is labelled.
+    pub const TYPE_URL: &str = "type.googleapis.com/istio.envoy.config.filter.network.tcp_cluster_rewrite.v2alpha1.TcpClusterRewrite";
+}
+
+/// `xds.type.v3.TypedStruct` and its older twin `udpa.type.v1.TypedStruct`: the form in which an EnvoyFilter writes a
+/// message that the control plane does not know.
+#[derive(Clone, PartialEq, Message)]
+pub struct TypedStruct {
+    /// The type that the fields belong to.
+    #[prost(string, tag = "1")]
+    pub type_url: String,
+    /// The fields, as in JSON.
+    #[prost(message, optional, tag = "2")]
+    pub value: Option<envoy_types::pb::google::protobuf::Struct>,
+}
