@@ -97,6 +97,7 @@ impl Client {
         let Some(service) = service.filter(|service| !self.assembly.has_users(service)) else { return };
         self.kept_back.endpoints.remove(service);
         let Some(topic) = self.topics.get_mut(Kind::Endpoints.index()) else { return };
+        topic.findings.forget(service);
         if topic.subscription.unwant(service) {
             self.deadlines.set(Timer::Forget(service.into()), now.saturating_add(REMEMBER));
         }
