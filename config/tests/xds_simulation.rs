@@ -145,6 +145,7 @@ impl World {
         self.client.receive(pushed.response.clone(), self.now);
         self.transmit(Some(&pushed));
         self.model.apply(&pushed);
+        self.check_make_before_break(&before);
         self.check(&before);
     }
 
@@ -188,6 +189,17 @@ impl World {
         self.follow();
     }
 
+    /// No push takes the endpoints of a cluster away that a listener goes on naming and CDS does not have any more.
+    fn check_make_before_break(&self, before: &Snapshot) {
+        let snapshot = self.client.snapshot();
+        for name in snapshot.listeners.values().flat_map(|listener| listener.clusters()) {
+            let had = before.clusters.get(name).is_some_and(|cluster| cluster.endpoints().count() > 0);
+            if had && !self.model.clusters.contains_key(name) {
+                assert!(snapshot.clusters[name].endpoints().count() > 0, "{name} went before its listener");
+            }
+        }
+    }
+
     /// Whoever follows the changes has the same snapshot.
     fn follow(&mut self) {
         let changes = self.client.poll_changes().unwrap_or_default();
@@ -226,7 +238,25 @@ impl World {
             }
             17 => self.pass(Duration::from_millis(chance.next() % 8000)),
             18 if chance.one_in(3) => self.reset(),
+            19 if chance.one_in(2) => self.flap(chance),
             _ => {}
+        }
+    }
+
+    /// A cluster goes and comes back while endpoints are pushed in between, and all of it is under way before the
+    /// server reads a word of the client's.
+    fn flap(&mut self, chance: &mut Chance) {
+        let Some((name, cluster)) = self.server.mesh.clusters.pop_first() else { return };
+        self.push_again(Kind::Clusters, chance);
+        self.push_again(Kind::Endpoints, chance);
+        self.server.mesh.clusters.insert(name, cluster);
+        self.push_again(Kind::Clusters, chance);
+        self.push_again(Kind::Endpoints, chance);
+    }
+
+    fn push_again(&mut self, kind: Kind, chance: &mut Chance) {
+        if !chance.one_in(4) {
+            self.to_client.extend(self.server.push_again(kind));
         }
     }
 
@@ -236,6 +266,7 @@ impl World {
             self.connect();
         }
         self.exchange();
+        self.check_subscriptions();
         self.server.mesh.touch_everything();
         for kind in [Kind::Clusters, Kind::Endpoints, Kind::Listeners] {
             let pushed = self.server.push_honestly(kind);
@@ -247,6 +278,20 @@ impl World {
         self.pass(Duration::from_secs(61));
     }
 
+    /// Once nothing is under way, both sides agree on what is asked for, and the client has what the server believes
+    /// it has.
+    fn check_subscriptions(&self) {
+        assert_eq!(
+            *self.server.subscribed(),
+            self.model.used(),
+            "what the server sends, what the client wants"
+        );
+        let held = self.bodies(ENDPOINTS);
+        for name in self.server.believed() {
+            assert!(held.contains_key(name), "the endpoints of {name} will never come again");
+        }
+    }
+
     fn exchange(&mut self) {
         for _ in 0..1000 {
             if self.to_client.is_empty() && self.to_server.is_empty() {
@@ -255,7 +300,7 @@ impl World {
             self.deliver_to_client();
             self.deliver_to_server();
         }
-        panic!("the conversation does not come to an end");
+        unreachable!("the conversation does not come to an end");
     }
 
     fn check_quiet(&self) {

@@ -147,8 +147,7 @@ impl Client {
 
     fn apply_listeners(&mut self, mut intake: Intake, now: Moment, push: &mut Push) {
         for accepted in std::mem::take(&mut intake.accepted) {
-            let Decoded::Listener { listener, partial } = accepted.decoded else { continue };
-            let mut listener = Arc::new(listener);
+            let Decoded::Listener { mut listener, partial } = accepted.decoded else { continue };
             let name = accepted.name;
             self.set_ttl(Kind::Listener, &name, accepted.ttl, now);
             let Some(topic) = self.topics.get_mut(Kind::Listener.index()) else { return };

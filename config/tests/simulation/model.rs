@@ -1,6 +1,6 @@
 //! What the client must have accepted, worked out by the rules of the protocol and nothing of the client's own.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::server::{Kind, Pushed};
 
@@ -78,6 +78,11 @@ impl Model {
     pub(crate) fn forget(&mut self, remembered: &Bodies) {
         let used: Vec<String> = self.services.values().cloned().collect();
         self.endpoints.retain(|name, _| used.contains(name) || remembered.contains_key(name));
+    }
+
+    /// The services that must be asked for.
+    pub(crate) fn used(&self) -> BTreeSet<String> {
+        self.services.values().cloned().collect()
     }
 
     fn is_used(&self, name: &str) -> bool {

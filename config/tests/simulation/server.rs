@@ -24,6 +24,7 @@ impl Kind {
         }
     }
 
+    #[allow(clippy::panic, reason = "a panic is the report of a test")]
     fn of(type_url: &str) -> Self {
         match type_url {
             CLUSTER => Self::Clusters,
@@ -212,6 +213,8 @@ struct Watch {
     nonce: String,
     /// What the client was told, and in which version.
     told: BTreeMap<String, u64>,
+    /// What it may have refused of that.
+    refused: BTreeSet<String>,
 }
 
 pub(crate) struct Server {
@@ -270,6 +273,7 @@ impl Server {
             return None;
         }
         let added: Vec<String> = names.difference(&watch.names).cloned().collect();
+        watch.told.retain(|name, _| names.contains(name) || kind != Kind::Endpoints);
         watch.names = names;
         if added.is_empty() { None } else { self.respond(kind, &added, true, Faults::default()) }
     }
@@ -316,6 +320,18 @@ impl Server {
         }
     }
 
+    /// The services whose endpoints the client asks for, as far as the server has understood it.
+    pub(crate) fn subscribed(&self) -> &BTreeSet<String> {
+        &self.watches[Kind::Endpoints as usize].names
+    }
+
+    /// Endpoints that the server sees no reason to send again.
+    pub(crate) fn believed(&self) -> impl Iterator<Item = &String> {
+        let watch = &self.watches[Kind::Endpoints as usize];
+        let good = |name: &&String| watch.names.contains(*name) && !watch.refused.contains(*name);
+        watch.told.keys().filter(good)
+    }
+
     /// Pushes one type, in no particular order and with faults.
     pub(crate) fn push(&mut self, chance: &mut Chance) -> Option<Pushed> {
         let kind = [Kind::Clusters, Kind::Endpoints, Kind::Listeners][chance.below(3)];
@@ -337,6 +353,11 @@ impl Server {
     pub(crate) fn push_honestly(&mut self, kind: Kind) -> Option<Pushed> {
         let names = self.watched(kind);
         self.respond(kind, &names, false, Faults::default())
+    }
+
+    pub(crate) fn push_again(&mut self, kind: Kind) -> Option<Pushed> {
+        let names = self.watched(kind);
+        self.respond(kind, &names, true, Faults::default())
     }
 
     /// `again` sends what the client was told already as well.
@@ -386,6 +407,9 @@ impl Server {
         for resource in &resources {
             let version = self.mesh.version(kind, &resource.name);
             watch.told.insert(resource.name.clone(), version);
+            if resource.is_refused {
+                watch.refused.insert(resource.name.clone());
+            }
             made.push(Made {
                 name: resource.name.clone(),
                 version: if self.variant == Variant::Delta { version.to_string() } else { String::new() },

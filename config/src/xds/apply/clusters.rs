@@ -56,7 +56,6 @@ impl Client {
 
     pub(super) fn accept_cluster(&mut self, accepted: Accepted, now: Moment, push: &mut Push) {
         let Decoded::Cluster(config) = accepted.decoded else { return };
-        let config = Arc::new(config);
         let name = accepted.name;
         self.set_ttl(Kind::Cluster, &name, accepted.ttl, now);
         let held = Held {

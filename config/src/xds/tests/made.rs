@@ -141,8 +141,9 @@ pub(crate) fn bad(name: &str) -> Made {
 
 /// State of the world has no envelope, unless something in it needs one.
 pub(crate) fn sotw_any(made: Made) -> pb::Any {
-    if made.ttl.is_none() && made.any.is_some() && made.version.is_empty() {
-        return made.any.unwrap();
+    match &made.any {
+        Some(any) if made.ttl.is_none() && made.version.is_empty() => return any.clone(),
+        _ => {}
     }
     pb::Any {
         type_url: "type.googleapis.com/envoy.service.discovery.v3.Resource".into(),
