@@ -98,7 +98,7 @@ impl World {
         self.asked = [false; 3];
         self.server.accept();
         self.client.connected(self.now);
-        self.model.forget(&self.bodies(ENDPOINTS));
+        self.model.forget(self.now, true);
         self.transmit(None);
     }
 
@@ -144,7 +144,7 @@ impl World {
         let before = self.real();
         self.client.receive(pushed.response.clone(), self.now);
         self.transmit(Some(&pushed));
-        self.model.apply(&pushed);
+        self.model.apply(&pushed, self.now);
         self.check_make_before_break(&before);
         self.check(&before);
     }
@@ -169,7 +169,7 @@ impl World {
     /// `before` is the snapshot before the step, less what only stood in for a cluster.
     fn check(&mut self, before: &Snapshot) {
         let endpoints = self.bodies(ENDPOINTS);
-        self.model.forget(&endpoints);
+        self.model.forget(self.now, false);
         self.model.check(&self.bodies(CLUSTER), &endpoints, &self.bodies(LISTENER));
         let snapshot = self.client.snapshot();
         for listener in snapshot.listeners.values() {

@@ -28,8 +28,13 @@ impl Client {
         let gone = update.removed.clone();
         let topic = self.topics.get(kind.index())?;
         let (subscription, store) = (&topic.subscription, &topic.store);
-        // Endpoints that are only remembered are kept up to date, as long as the control plane still sends them.
-        let wants = |name: &str| subscription.wants(name) || store.contains_key(name);
+        // Endpoints that nobody wanted a moment ago may be wanted again before the control plane hears of either.
+        let deadlines = &self.deadlines;
+        let remembers = |name: &str| {
+            kind == Kind::Endpoints
+                && (store.contains_key(name) || deadlines.is_set(&Timer::Forget(name.into())))
+        };
+        let wants = |name: &str| subscription.wants(name) || remembers(name);
         let context = Context {
             kind,
             type_url: &subscription.type_url,
@@ -103,6 +108,7 @@ impl Client {
         for name in &unwanted {
             self.drop_resource(Kind::Endpoints, name);
         }
+        self.deadlines.cancel_forgetting();
     }
 
     /// Writes the lists of rejections and notices into the snapshot, if they are others now.

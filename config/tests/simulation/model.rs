@@ -1,6 +1,9 @@
 //! What the client must have accepted, worked out by the rules of the protocol and nothing of the client's own.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use eastgate_config::xds::Moment;
 
 use crate::server::{Kind, Pushed};
 
@@ -14,10 +17,13 @@ pub(crate) struct Model {
     /// By service: the body, and whether there are endpoints in it.
     endpoints: BTreeMap<String, (Vec<u8>, bool)>,
     listeners: BTreeMap<String, Vec<u8>>,
+    /// Services that no cluster reads any more, and since when.
+    left: BTreeMap<String, Moment>,
 }
 
 impl Model {
-    pub(crate) fn apply(&mut self, pushed: &Pushed) {
+    pub(crate) fn apply(&mut self, pushed: &Pushed, now: Moment) {
+        let before = self.used();
         let good = pushed.resources.iter().filter(|resource| !resource.is_refused);
         for resource in good {
             match pushed.kind {
@@ -26,9 +32,7 @@ impl Model {
                     self.services.insert(resource.name.clone(), resource.service.clone());
                 }
                 // What is not asked for is not kept.
-                Kind::Endpoints
-                    if self.is_used(&resource.name) || self.endpoints.contains_key(&resource.name) =>
-                {
+                Kind::Endpoints if self.is_asked(&resource.name) => {
                     self.endpoints
                         .insert(resource.name.clone(), (resource.body.clone(), resource.has_endpoints));
                 }
@@ -54,13 +58,14 @@ impl Model {
             }
             Kind::Listeners => self.listeners.retain(|name, _| !is_gone(name)),
         }
+        let after = self.used();
+        self.left.retain(|name, _| !after.contains(name));
+        self.left.extend(before.difference(&after).map(|name| (name.clone(), now)));
     }
 
     /// Is this, before it is applied, to be answered with a NACK? What nobody asked for is not even looked at.
     pub(crate) fn refuses(&self, pushed: &Pushed) -> bool {
-        let is_asked = |name: &String| {
-            pushed.kind != Kind::Endpoints || self.is_used(name) || self.endpoints.contains_key(name)
-        };
+        let is_asked = |name: &str| pushed.kind != Kind::Endpoints || self.is_asked(name);
         pushed.is_torn
             || pushed.resources.iter().any(|resource| resource.is_refused && is_asked(&resource.name))
     }
@@ -68,16 +73,20 @@ impl Model {
     pub(crate) fn check(&self, clusters: &Bodies, endpoints: &Bodies, listeners: &Bodies) {
         assert!(self.clusters == *clusters, "clusters: {:?} {:?}", self.clusters.keys(), clusters.keys());
         assert!(self.listeners == *listeners, "listeners");
-        for service in self.services.values() {
-            let (held, wanted) = (endpoints.get(service), self.endpoints.get(service).map(|(body, _)| body));
-            assert!(held == wanted, "endpoints of {service}");
-        }
+        let wanted = self.endpoints.iter().map(|(name, (body, _))| (name, body));
+        assert!(wanted.eq(endpoints), "endpoints: {:?} {:?}", self.endpoints.keys(), endpoints.keys());
     }
 
-    /// Endpoints that nobody reads may be remembered or not; the client decides that.
-    pub(crate) fn forget(&mut self, remembered: &Bodies) {
-        let used: Vec<String> = self.services.values().cloned().collect();
-        self.endpoints.retain(|name, _| used.contains(name) || remembered.contains_key(name));
+    /// Endpoints are remembered for a minute after the last cluster that read them went, and not beyond a stream.
+    pub(crate) fn forget(&mut self, now: Moment, new_stream: bool) {
+        self.left.retain(|_, since| now < *since + Duration::from_secs(60) && !new_stream);
+        let used = self.used();
+        let left = &self.left;
+        self.endpoints.retain(|name, _| used.contains(name) || left.contains_key(name));
+    }
+
+    fn is_asked(&self, name: &str) -> bool {
+        self.is_used(name) || self.left.contains_key(name)
     }
 
     /// The services that must be asked for.
