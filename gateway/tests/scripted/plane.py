@@ -286,6 +286,7 @@ class Plane(ads_pb2_grpc.AggregatedDiscoveryServiceServicer):
     def __init__(self, variant, listen="127.0.0.1:0"):
         self.variant = variant
         self.sessions = queue.Queue()
+        self.streams = []  # all there have been
         self.refusals = []  # status codes for the next streams
         self.refused = []  # times
         self.version = "1"
@@ -309,6 +310,7 @@ class Plane(ads_pb2_grpc.AggregatedDiscoveryServiceServicer):
             self.refused.append(time.monotonic())
             context.abort(self.refusals.pop(0), "refused by the scenario")
         session = Session(variant, context)
+        self.streams.append(session)
         self.sessions.put(session)
         yield from session.run(requests)
 
@@ -328,6 +330,10 @@ class Plane(ads_pb2_grpc.AggregatedDiscoveryServiceServicer):
         self.world["eds"] = {name: resources.endpoints(name, ["127.0.0.%d:80" % (10 + i)]) for i, name in enumerate(clusters)}
         self.world["lds"] = {"in": resources.listener("in", clusters)} if listeners else {}
         return self
+
+    def last_requests(self):
+        """What the client said last, for whoever wonders why a scenario does not go on."""
+        return [f"{r.type} {r.kind} nonce={r.nonce!r} names={r.names}" for stream in self.streams[-1:] for r in stream.requests[-3:]]
 
     def stop(self):
         self.relay.reset()

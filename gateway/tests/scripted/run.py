@@ -19,9 +19,11 @@ import threading
 import time
 from pathlib import Path
 
+import failures  # noqa: F401 (registers its scenarios)
+import obligations  # noqa: F401
 import plane as planes
-import scenarios
 from client import Client, Unknown
+from registry import ALL
 
 
 class Judge:
@@ -56,7 +58,7 @@ class Judge:
 
 
 def play(name, options, known):
-    scenario = scenarios.ALL[name]
+    scenario = ALL[name]
     judge = Judge(name, options.variant, known, sys.stdout)
     if scenario.variants != "both" and scenario.variants != options.variant:
         print(json.dumps({"scenario": name, "variant": options.variant, "verdict": "skip", "why": f"only for {scenario.variants}"}), flush=True)
@@ -65,7 +67,7 @@ def play(name, options, known):
     plane = planes.Plane(options.variant, options.listen)
     scratch = tempfile.mkdtemp(prefix="eastgate-scripted-")
     admin_file = options.admin_file or (os.path.join(scratch, "admin") if options.client else None)
-    client, process, error = Client(options.admin, admin_file), None, None
+    client, process = Client(options.admin, admin_file), None
     if scenario.prepare:
         scenario.prepare(plane)
     if options.client:
@@ -80,11 +82,11 @@ def play(name, options, known):
         if process:
             judge.check("P9", "the client is still running", process.poll() is None, code=process.poll())
     except planes.Timeout:
-        error = "the client did not do what the scenario waits for"
         frame = sys.exc_info()[2]
-        while frame.tb_next and "scenarios.py" not in frame.tb_frame.f_code.co_filename:
+        while frame.tb_next and not frame.tb_frame.f_code.co_filename.endswith(("obligations.py", "failures.py")):
             frame = frame.tb_next
-        judge.check("-", f"goes on past line {frame.tb_lineno} of scenarios.py", False, why=error)
+        where = f"line {frame.tb_lineno} of {Path(frame.tb_frame.f_code.co_filename).name}"
+        judge.check("-", "the scenario goes on", False, stuck_at=where, why="the client did not do what the scenario waits for", last_requests=plane.last_requests())
     except planes.Closed:
         try:
             code = process.wait(1) if process else None
@@ -130,7 +132,7 @@ def main():
     options = parser.parse_args()
     planes.PATIENCE = options.patience
     if options.list:
-        for name, scenario in scenarios.ALL.items():
+        for name, scenario in ALL.items():
             print(f"{name:28} {scenario.variants:6} {scenario.play.__doc__.splitlines()[0]}")
         return
     threading.Thread(target=end_with_stdin, daemon=True).start()
@@ -138,7 +140,7 @@ def main():
     end.daemon = True
     end.start()
     known = json.loads(Path(options.known).read_text()) if options.known else {}
-    passed = [play(name, options, known) for name in options.scenario or scenarios.ALL]
+    passed = [play(name, options, known) for name in options.scenario or ALL]
     sys.stdout.flush()
     os._exit(0 if all(passed) else 1)  # threads that still wait for the client do not matter
 
