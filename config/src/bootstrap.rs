@@ -296,7 +296,10 @@ impl Settings {
         ];
         let given: Vec<_> = sources.into_iter().filter(|(_, given)| *given).map(|(name, _)| name).collect();
         if given.len() > 1 {
-            return wrong("source", &format!("there is one source at a time; take away all but one of {}", given.join(", ")));
+            return wrong(
+                "source",
+                &format!("there is one source at a time; take away all but one of {}", given.join(", ")),
+            );
         }
         for (index, rule) in self.routing.rewrites.iter().enumerate() {
             if let Err(error) = crate::route::Rewrite::new(&rule.pattern, &rule.replacement) {

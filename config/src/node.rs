@@ -150,11 +150,7 @@ fn labels(
     labels
 }
 
-fn downward(
-    text: Option<&str>,
-    what: &str,
-    warnings: &mut Vec<String>,
-) -> Option<BTreeMap<String, String>> {
+fn downward(text: Option<&str>, what: &str, warnings: &mut Vec<String>) -> Option<BTreeMap<String, String>> {
     let parsed = parse_downward(text?);
     parsed
         .map_err(|line| warnings.push(format!("the pod's {what} are not as Kubernetes writes them: {line}")))

@@ -43,7 +43,10 @@ pub const KEYS: &[Key] = &[
     key("xds.token_path", "the bearer token, read for every stream and sent over TLS or a Unix socket only"),
     key("xds.root_paths", "the mesh root certificate: the first of these files that there is"),
     key("xds.server_name", "the name in the control plane's certificate, where it is not the address's"),
-    key("xds.certificate_path", "a client certificate chain for the control plane, read for every connection"),
+    key(
+        "xds.certificate_path",
+        "a client certificate chain for the control plane, read for every connection",
+    ),
     key("xds.key_path", "its key"),
     key("xds.csr", "have the mesh's CA issue the client certificate, and renew it at half its life"),
     key("xds.ca_address", "that CA, written as in xds.addresses; empty: the first of these"),

@@ -109,12 +109,7 @@ pub struct Guard {
 impl Default for Guard {
     fn default() -> Self {
         let crate::xds::Guard { max_removed_percent, min_removed, .. } = crate::xds::Guard::default();
-        Self {
-            action: GuardAction::Warn,
-            max_removed_percent,
-            min_removed,
-            hold_for: Duration::from_mins(5),
-        }
+        Self { action: GuardAction::Warn, max_removed_percent, min_removed, hold_for: Duration::from_mins(5) }
     }
 }
 
@@ -155,7 +150,10 @@ impl Xds {
             return wrong("xds.certificate_path", "a certificate and its xds.key_path are given together");
         }
         if self.csr && self.certificate_path.is_some() {
-            return wrong("xds.csr", "there is a certificate already: take away xds.certificate_path or xds.csr");
+            return wrong(
+                "xds.csr",
+                "there is a certificate already: take away xds.certificate_path or xds.csr",
+            );
         }
         if self.csr && self.addresses.is_empty() {
             return wrong("xds.csr", "a certificate is for control planes, and xds.addresses has none");
@@ -223,8 +221,8 @@ impl FromStr for Address {
         };
         let (host, port) = split_port(rest.trim_end_matches('/')).ok_or_else(wrong)?;
         let named = |c: char| c.is_ascii_alphanumeric() || ".-_".contains(c);
-        let is_host = !host.is_empty()
-            && (host.chars().all(named) || host.parse::<std::net::Ipv6Addr>().is_ok());
+        let is_host =
+            !host.is_empty() && (host.chars().all(named) || host.parse::<std::net::Ipv6Addr>().is_ok());
         if !is_host {
             return Err(wrong());
         }
@@ -363,7 +361,10 @@ mod tests {
     fn there_is_one_source_and_the_error_names_those_given() {
         let both = "source: {mesh_dir: /x}\nxds: {addresses: [a]}";
         let error = with(both).unwrap_err();
-        assert!(error.contains("--mesh-dir") && error.contains("--xds)") && !error.contains("--xds-file"), "{error}");
+        assert!(
+            error.contains("--mesh-dir") && error.contains("--xds)") && !error.contains("--xds-file"),
+            "{error}"
+        );
     }
 
     #[test]
@@ -371,7 +372,9 @@ mod tests {
         assert!(with("xds: {certificate_path: /x}").unwrap_err().contains("key_path"));
         assert!(with("xds: {addresses: [a], csr: true, certificate_path: /x, key_path: /y}").is_err());
         assert!(with("xds: {csr: true}").unwrap_err().contains("xds.addresses"));
-        assert!(with("xds: {guard: {action: hold, hold_for: 10s}}").unwrap().options().guard.action
-            == crate::xds::GuardAction::Hold(Duration::from_secs(10)));
+        assert!(
+            with("xds: {guard: {action: hold, hold_for: 10s}}").unwrap().options().guard.action
+                == crate::xds::GuardAction::Hold(Duration::from_secs(10))
+        );
     }
 }

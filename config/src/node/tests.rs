@@ -62,7 +62,8 @@ fn a_pod_becomes_the_node_that_istios_agent_makes_of_it() {
 
 #[test]
 fn nothing_known_is_still_a_node_that_istiod_takes() {
-    let given = Surroundings { environment: &BTreeMap::new(), addresses: &[], labels: None, annotations: None };
+    let given =
+        Surroundings { environment: &BTreeMap::new(), addresses: &[], labels: None, annotations: None };
     let node = identify(given, &bootstrap::Node::default()).node;
     assert_eq!(node.id, "router~127.0.0.1~eastgate.istio-system~istio-system.svc.cluster.local");
     assert_eq!(node.metadata["INSTANCE_IPS"], "127.0.0.1");
@@ -80,7 +81,11 @@ fn settings_go_before_the_environment() {
         ..bootstrap::Node::default()
     };
     let node = made(POD, Some("app=\"eastgate\"\n"), &settings).node;
-    assert!(node.id.starts_with("router~192.0.2.9~") && node.id.ends_with(".svc.mesh.example"), "{}", node.id);
+    assert!(
+        node.id.starts_with("router~192.0.2.9~") && node.id.ends_with(".svc.mesh.example"),
+        "{}",
+        node.id
+    );
     assert_eq!(node.metadata["LABELS"]["app"], "other");
     assert_eq!((&node.metadata["NETWORK"], &node.metadata["LIST"]), (&json!("net9"), &json!("true")));
     assert_eq!(node.metadata["INSTANCE_IPS"], "192.0.2.9,10.1.2.3,fd00::3");
@@ -105,7 +110,8 @@ fn what_cannot_be_read_is_told_and_does_no_harm() {
 
 #[test]
 fn quoted_values_are_read_as_go_writes_them() {
-    let parsed = parse_downward("a=\"x\\\"y\\\\\"\n\nb=\"\\u00e9\\n\\xc3\\xa9\"\nnothing\nc=\"=\"\n").unwrap();
+    let parsed =
+        parse_downward("a=\"x\\\"y\\\\\"\n\nb=\"\\u00e9\\n\\xc3\\xa9\"\nnothing\nc=\"=\"\n").unwrap();
     assert_eq!(parsed, environment(&[("a", "x\"y\\"), ("b", "é\né"), ("c", "=")]));
     for wrong in ["a=x", "a=\"x", "a=\"\\q\"", "a=\"\\x1\"", "a=\"\"\"", "a=\""] {
         assert!(parse_downward(wrong).is_err(), "{wrong}");
