@@ -269,6 +269,7 @@ impl Driver {
     pub(super) fn follow_up(&mut self) {
         self.transmit();
         self.take_changes();
+        self.metrics.keeping_back.set(self.client.is_keeping_back().into());
         if self.client.is_settled() && !*self.settled.borrow() {
             self.settled.send_replace(true);
             self.unconfirmed = None;
@@ -316,7 +317,6 @@ impl Driver {
             self.metrics.alarms.inc();
             tracing::warn!(?alarm, "the control plane takes away suspiciously much");
         }
-        self.metrics.keeping_back.set(self.client.is_keeping_back().into());
         if let Some(saver) = &mut self.saver {
             saver.dirty();
         }
