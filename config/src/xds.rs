@@ -16,6 +16,7 @@ mod changes;
 mod deadlines;
 pub mod decode;
 mod delta;
+mod findings;
 mod guard;
 pub mod journal;
 mod message;
@@ -27,16 +28,15 @@ mod subscription;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
 use eastgate_proto::envoy::config::core::v3 as core;
 use serde::Serialize;
 
-use crate::rejection::{Notice, Rejection};
 use crate::snapshot::Snapshot;
 use assembly::Assembly;
 use deadlines::{Deadlines, Timer};
+use findings::Findings;
 use guard::KeptBack;
 use journal::{Journal, Push};
 use message::Update;
@@ -91,8 +91,7 @@ struct Topic {
     kind: Kind,
     subscription: Subscription,
     store: Store,
-    rejections: BTreeMap<String, Vec<Rejection>>,
-    notices: BTreeMap<String, Vec<Notice>>,
+    findings: Findings,
     last_update: Option<Moment>,
     last_rejection: Option<Moment>,
 }
@@ -103,8 +102,7 @@ impl Topic {
             kind,
             subscription: Subscription::new(type_url, wildcard),
             store: Store::new(),
-            rejections: BTreeMap::new(),
-            notices: BTreeMap::new(),
+            findings: Findings::default(),
             last_update: None,
             last_rejection: None,
         }
@@ -178,8 +176,10 @@ impl Client {
         self.node_sent = false;
         for topic in &mut self.topics {
             topic.subscription.reset_stream();
+            topic.findings.begin_stream(&topic.store);
         }
         self.forget_unwanted();
+        self.publish_findings();
     }
 
     /// The stream is gone.
@@ -274,6 +274,7 @@ impl Client {
             self.expire(timer, now);
         }
         self.settle_listeners();
+        self.publish_findings();
     }
 
     /// Lets go of what the guard keeps back.
@@ -281,6 +282,7 @@ impl Client {
         self.deadlines.cancel(&Timer::Release);
         self.expire(Timer::Release, now);
         self.settle_listeners();
+        self.publish_findings();
     }
 
     /// Does the guard keep anything back?
@@ -329,7 +331,7 @@ impl Client {
             version: topic.subscription.version.clone(),
             nonce: topic.subscription.nonce().into(),
             resources: topic.store.len(),
-            rejected: topic.rejections.len(),
+            rejected: topic.findings.rejected(),
             last_update: topic.last_update,
             last_rejection: topic.last_rejection,
         })

@@ -82,8 +82,12 @@ impl Listener {
         self.table.load().route(&self.name, hello.server_name(), hello.alpn(), draw)
     }
 
-    /// How long a connection of this chain may be silent.
+    /// How long a connection of this chain may be silent. A chain that says 0 sets no limit, as in Envoy.
     pub fn idle_timeout(&self, routed: &Routed) -> Duration {
-        routed.idle_timeout.unwrap_or(self.idle_timeout)
+        match routed.idle_timeout {
+            None => self.idle_timeout,
+            Some(Duration::ZERO) => Duration::MAX,
+            Some(timeout) => timeout,
+        }
     }
 }

@@ -63,7 +63,7 @@ impl Layers {
         variables: impl IntoIterator<Item = (String, String)>,
     ) -> Result<Self, Error> {
         for (name, text) in variables {
-            if !name.starts_with(ENV_PREFIX) {
+            if !name.starts_with(ENV_PREFIX) || is_service_link(&name) {
                 continue;
             }
             let Some(key) = KEYS.iter().find(|key| key.variable() == name) else {
@@ -139,6 +139,17 @@ impl Default for Layers {
     fn default() -> Self {
         Self::new()
     }
+}
+
+/// Is it one of the variables that Kubernetes gives every container for a Service named `eastgate` or `eastgate-...`
+/// (`EASTGATE_SERVICE_HOST`, `EASTGATE_PORT_15443_TCP_ADDR`, ...)? Nobody means a setting by them.
+/// <https://kubernetes.io/docs/concepts/services-networking/service/#environment-variables>
+pub(super) fn is_service_link(name: &str) -> bool {
+    let is_port = |tail: &str| tail.is_empty() || tail.starts_with('_');
+    name.ends_with("_SERVICE_HOST")
+        || name.split_once("_SERVICE_PORT").is_some_and(|(_, tail)| is_port(tail))
+        || name.ends_with("_PORT")
+        || name.rsplit_once("_PORT_").is_some_and(|(_, tail)| tail.starts_with(|c: char| c.is_ascii_digit()))
 }
 
 /// Reads a variable's text as YAML, so that lists and maps can be given, too; but where the setting is text (or may

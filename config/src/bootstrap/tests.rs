@@ -96,3 +96,22 @@ fn what_is_printed_is_read_back() {
     let text = serde_saphyr::to_string(&Settings::default()).unwrap();
     assert_eq!(with_file(&text), Ok(Settings::default()), "{text}");
 }
+
+#[test]
+fn the_variables_of_a_kubernetes_service_of_our_name_are_no_settings() {
+    for name in [
+        "EASTGATE_SERVICE_HOST",
+        "EASTGATE_SERVICE_PORT",
+        "EASTGATE_SERVICE_PORT_STATUS_PORT",
+        "EASTGATE_PORT",
+        "EASTGATE_PORT_15443_TCP",
+        "EASTGATE_PORT_15443_TCP_ADDR",
+        "EASTGATE_EGRESS_SERVICE_HOST",
+    ] {
+        assert_eq!(with_variable(name, "tcp://10.0.0.1:15443"), Ok(Settings::default()), "{name}");
+    }
+    assert!(
+        !KEYS.iter().any(|key| layers::is_service_link(&key.variable())),
+        "a setting must not look like one"
+    );
+}

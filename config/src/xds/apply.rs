@@ -28,8 +28,13 @@ impl Client {
         let gone = update.removed.clone();
         let topic = self.topics.get(kind.index())?;
         let (subscription, store) = (&topic.subscription, &topic.store);
-        // Endpoints that are only remembered are kept up to date, as long as the control plane still sends them.
-        let wants = |name: &str| subscription.wants(name) || store.contains_key(name);
+        // Endpoints that nobody wanted a moment ago may be wanted again before the control plane hears of either.
+        let deadlines = &self.deadlines;
+        let remembers = |name: &str| {
+            kind == Kind::Endpoints
+                && (store.contains_key(name) || deadlines.is_set(&Timer::Forget(name.into())))
+        };
+        let wants = |name: &str| subscription.wants(name) || remembers(name);
         let context = Context {
             kind,
             type_url: &subscription.type_url,
@@ -42,7 +47,12 @@ impl Client {
         push.unchanged = intake.unchanged.len();
         push.heartbeats = intake.heartbeats.len();
         push.ignored = intake.ignored;
-        self.note_findings(kind, &mut intake, complete, &gone, now);
+        let topic = self.topics.get_mut(kind.index())?;
+        topic.last_update = Some(now);
+        if !push.rejections.is_empty() {
+            topic.last_rejection = Some(now);
+        }
+        topic.findings.note(&mut intake, complete && topic.subscription.is_wildcard(), &gone);
         self.renew(kind, &intake, now);
         match kind {
             Kind::Cluster => self.apply_clusters(intake, now, push),
@@ -51,6 +61,7 @@ impl Client {
             Kind::Extra(_) => self.apply_extra(kind, intake, now, push),
         }
         self.settle_listeners();
+        self.publish_findings();
         self.assembly.changes.alarms.extend(push.alarms.iter().cloned());
         nack_text(push, resources)
     }
@@ -97,60 +108,21 @@ impl Client {
         for name in &unwanted {
             self.drop_resource(Kind::Endpoints, name);
         }
+        self.deadlines.cancel_forgetting();
     }
 
-    /// Keeps the lists of rejections and notices true.
-    fn note_findings(
-        &mut self,
-        kind: Kind,
-        intake: &mut Intake,
-        complete: bool,
-        gone: &[String],
-        now: Moment,
-    ) {
-        let Some(topic) = self.topics.get_mut(kind.index()) else { return };
-        topic.last_update = Some(now);
-        if !intake.rejections.is_empty() {
-            topic.last_rejection = Some(now);
-        }
-        let rejections = std::mem::take(&mut intake.rejections);
+    /// Writes the lists of rejections and notices into the snapshot, if they are others now.
+    pub(super) fn publish_findings(&mut self) {
         let mut different = false;
-        let settled = intake.accepted.iter().map(|accepted| &accepted.name);
-        let settled = settled.chain(intake.unchanged.iter().map(|(name, ..)| name)).chain(gone);
-        for name in settled.chain(&intake.removed) {
-            if !rejections.contains_key(name) {
-                different |= topic.rejections.remove(name).is_some();
-            }
-        }
-        if complete && topic.subscription.is_wildcard() {
-            let before = topic.rejections.len();
-            topic.rejections.retain(|name, _| rejections.contains_key(name));
-            different |= topic.rejections.len() != before;
-        }
-        for (name, rejections) in rejections {
-            different |= topic.rejections.get(&name) != Some(&rejections);
-            topic.rejections.insert(name, rejections);
-        }
-        for name in &intake.removed {
-            different |= topic.notices.remove(name).is_some();
-        }
-        for (name, notices) in std::mem::take(&mut intake.notices) {
-            let before = if notices.is_empty() {
-                topic.notices.remove(&name)
-            } else {
-                topic.notices.get(&name).cloned()
-            };
-            different |= before.as_deref().unwrap_or_default() != notices;
-            if !notices.is_empty() {
-                topic.notices.insert(name, notices);
-            }
+        for topic in &mut self.topics {
+            different |= std::mem::take(&mut topic.findings.different);
         }
         if different {
             let snapshot = &mut self.assembly.snapshot;
             snapshot.rejections =
-                self.topics.iter().flat_map(|topic| topic.rejections.values()).flatten().cloned().collect();
+                self.topics.iter().flat_map(|topic| topic.findings.rejections()).cloned().collect();
             snapshot.notices =
-                self.topics.iter().flat_map(|topic| topic.notices.values()).flatten().cloned().collect();
+                self.topics.iter().flat_map(|topic| topic.findings.notices()).cloned().collect();
             self.assembly.changes.rejections = true;
         }
     }
@@ -181,8 +153,7 @@ impl Client {
 
     fn apply_listeners(&mut self, mut intake: Intake, now: Moment, push: &mut Push) {
         for accepted in std::mem::take(&mut intake.accepted) {
-            let Decoded::Listener { listener, partial } = accepted.decoded else { continue };
-            let mut listener = Arc::new(listener);
+            let Decoded::Listener { mut listener, partial } = accepted.decoded else { continue };
             let name = accepted.name;
             self.set_ttl(Kind::Listener, &name, accepted.ttl, now);
             let Some(topic) = self.topics.get_mut(Kind::Listener.index()) else { return };
@@ -252,7 +223,9 @@ impl Client {
             self.deadlines.cancel(&Timer::Forget(name.into()));
             self.kept_back.endpoints.remove(name);
         }
-        self.topics.get_mut(kind.index())?.store.remove(name)
+        let topic = self.topics.get_mut(kind.index())?;
+        topic.findings.forget(name);
+        topic.store.remove(name)
     }
 
     fn listener(&self, name: &str) -> Option<Arc<Listener>> {

@@ -48,6 +48,12 @@ impl Deadlines {
         self.queue.remove(&(at, timer.clone()))
     }
 
+    /// Cancels every [`Timer::Forget`].
+    pub(super) fn cancel_forgetting(&mut self) {
+        self.at.retain(|timer, _| !matches!(timer, Timer::Forget(_)));
+        self.queue.retain(|(_, timer)| !matches!(timer, Timer::Forget(_)));
+    }
+
     pub(super) fn is_set(&self, timer: &Timer) -> bool {
         self.at.contains_key(timer)
     }

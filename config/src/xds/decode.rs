@@ -34,10 +34,10 @@ pub(super) use endpoints::Assignment;
 /// A decoded resource.
 #[derive(Debug)]
 pub(super) enum Decoded {
-    Cluster(ClusterConfig),
+    Cluster(Arc<ClusterConfig>),
     Endpoints(Assignment),
     Listener {
-        listener: Listener,
+        listener: Arc<Listener>,
         /// A chain of it was refused.
         partial: bool,
     },
@@ -121,7 +121,7 @@ pub(super) fn decode(
         Kind::Cluster => {
             let message = cluster_v3::Cluster::decode(body).map_err(unreadable)?;
             let (config, findings) = cluster::decode(message)?;
-            Ok((Decoded::Cluster(config), findings))
+            Ok((Decoded::Cluster(Arc::new(config)), findings))
         }
         Kind::Endpoints => {
             let message = endpoint_v3::ClusterLoadAssignment::decode(body).map_err(unreadable)?;
@@ -137,7 +137,7 @@ pub(super) fn decode(
             };
             let (listener, findings) = listener::decode(message, previous.as_deref())?;
             let partial = !findings.partial.is_empty();
-            Ok((Decoded::Listener { listener, partial }, findings))
+            Ok((Decoded::Listener { listener: Arc::new(listener), partial }, findings))
         }
         Kind::Extra(_) => Ok((Decoded::Bytes, Findings::default())),
     }

@@ -56,7 +56,6 @@ impl Client {
 
     pub(super) fn accept_cluster(&mut self, accepted: Accepted, now: Moment, push: &mut Push) {
         let Decoded::Cluster(config) = accepted.decoded else { return };
-        let config = Arc::new(config);
         let name = accepted.name;
         self.set_ttl(Kind::Cluster, &name, accepted.ttl, now);
         let held = Held {
@@ -97,6 +96,7 @@ impl Client {
         let Some(service) = service.filter(|service| !self.assembly.has_users(service)) else { return };
         self.kept_back.endpoints.remove(service);
         let Some(topic) = self.topics.get_mut(Kind::Endpoints.index()) else { return };
+        topic.findings.forget(service);
         if topic.subscription.unwant(service) {
             self.deadlines.set(Timer::Forget(service.into()), now.saturating_add(REMEMBER));
         }

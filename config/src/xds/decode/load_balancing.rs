@@ -101,7 +101,9 @@ fn table(size: Option<pb::UInt64Value>) -> Result<Policy, Problem> {
     let table_size = size.map_or(DEFAULT_TABLE, |size| size.value);
     let is_prime = |number: u64| {
         number >= 2
-            && (2..).take_while(|divisor| divisor * divisor <= number).all(|divisor| number % divisor != 0)
+            && (2..)
+                .take_while(|divisor| divisor * divisor <= number)
+                .all(|divisor| !number.is_multiple_of(divisor))
     };
     if table_size <= MAX_TABLE && is_prime(table_size) {
         Ok(Policy::Maglev { table_size })

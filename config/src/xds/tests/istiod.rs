@@ -140,3 +140,17 @@ fn other_types_are_kept_and_handed_on() {
         assert!(rig.client.accepted(NAMES).map(|(_, _, body)| body).eq([&[1_u8, 2, 3][..]]));
     }
 }
+
+#[test]
+fn endpoints_that_come_while_their_cluster_is_away_are_remembered_too() {
+    // As above, but the endpoints first come in the short time in which nobody wants them. istiod has sent them, and
+    // sees neither that they were not wanted nor that they are wanted again.
+    let mut rig = Rig::new(Variant::Sotw);
+    rig.push(CLUSTER, vec![eds("a", 1), eds("b", 1)], &[]);
+    rig.push(CLUSTER, vec![eds("b", 1)], &[]);
+    rig.push(ENDPOINTS, vec![cla("a", &[1]), cla("b", &[2])], &[]);
+    rig.push(CLUSTER, vec![eds("a", 1), eds("b", 1)], &[]);
+    rig.push(ENDPOINTS, vec![cla("b", &[3])], &[]);
+    rig.wait(15);
+    assert_eq!(rig.hosts("a"), Some(vec![host(1)]));
+}
