@@ -69,6 +69,7 @@ async fn forward(
         broken => broken,
     };
     (record.to_upstream_bytes, record.to_client_bytes) = (meter.to_upstream.get(), meter.to_client.get());
+    record.engine = meter.engine();
     Ok(result?)
 }
 
@@ -141,7 +142,7 @@ fn note_route(record: &mut access_log::Open, routed: &Routed, listener: &Listene
 }
 
 fn note_endpoint(record: &mut access_log::Open, endpoint: &Endpoint) {
-    (record.endpoint, record.engine) = (Some(endpoint.address), "copy");
+    record.endpoint = Some(endpoint.address);
     record.locality = Some(endpoint.locality.to_string()).filter(|locality| !locality.is_empty());
 }
 

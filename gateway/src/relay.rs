@@ -2,8 +2,8 @@
 //!
 //! A FIN is answered with a FIN after every byte before it, so that either side may go on alone; a reset is answered
 //! with a reset, so that neither side takes a broken connection for a finished one. An idle connection holds no
-//! buffer: bytes are read into one that the whole thread shares and written from it at once, and only what the other
-//! socket does not take is owned until it does.
+//! buffer and no pipe: bytes go through one that the thread lends for a moment, and only what the other socket does not
+//! take is owned until it does. Small pieces are copied and bulk is spliced, each direction by itself.
 
 use std::cell::Cell;
 use std::io;
@@ -17,6 +17,8 @@ use tokio::net::TcpStream;
 use tokio::time::Instant;
 
 mod copy;
+mod pump;
+mod splice;
 
 /// The longest time that bytes are relayed without being shown in the shared counters.
 const PUBLISH_EVERY: Duration = Duration::from_secs(10);
@@ -59,12 +61,24 @@ pub struct Meter<'a> {
     pub to_client: Cell<u64>,
     totals: (&'a AtomicU64, &'a AtomicU64),
     published: Cell<(u64, u64)>,
+    spliced: Cell<bool>,
 }
 
 impl<'a> Meter<'a> {
     /// Counts into a pair of (to upstream, to client) counters.
     pub fn new(totals: (&'a AtomicU64, &'a AtomicU64)) -> Self {
-        Self { to_upstream: Cell::new(0), to_client: Cell::new(0), totals, published: Cell::default() }
+        Self {
+            to_upstream: Cell::new(0),
+            to_client: Cell::new(0),
+            totals,
+            published: Cell::default(),
+            spliced: Cell::default(),
+        }
+    }
+
+    /// What moved the bytes: `splice` if it ever did for a part of them, else `copy`.
+    pub fn engine(&self) -> &'static str {
+        if self.spliced.get() { "splice" } else { "copy" }
     }
 
     fn publish(&self) {
@@ -120,12 +134,14 @@ pub async fn run(
 /// The endpoint is gone.
 pub async fn replay(upstream: &TcpStream, bytes: &[u8], meter: &Meter<'_>) -> Result<(), Error> {
     let broken = |source| Error::Broken { side: Side::Upstream, source };
-    copy::write_all(upstream, bytes, &meter.to_upstream).await.map_err(broken)
+    pump::write_all(upstream, bytes, &meter.to_upstream).await.map_err(broken)
 }
 
 async fn both(client: &TcpStream, upstream: &TcpStream, meter: &Meter<'_>) -> Result<(), Error> {
-    let mut up = pin!(copy::pump((client, Side::Client), (upstream, Side::Upstream), &meter.to_upstream));
-    let mut down = pin!(copy::pump((upstream, Side::Upstream), (client, Side::Client), &meter.to_client));
+    let mut up =
+        pin!(pump::pump((client, Side::Client), (upstream, Side::Upstream), &meter.to_upstream, meter));
+    let mut down =
+        pin!(pump::pump((upstream, Side::Upstream), (client, Side::Client), &meter.to_client, meter));
     let (first, rest, finished) = tokio::select! {
         result = &mut up => (result, down, (client, Side::Client)),
         result = &mut down => (result, up, (upstream, Side::Upstream)),
@@ -133,15 +149,15 @@ async fn both(client: &TcpStream, upstream: &TcpStream, meter: &Meter<'_>) -> Re
     match first {
         // This direction has ended; the other may go on for long, and nobody reads here any more to see a reset.
         Ok(()) => tokio::select! {
-            result = rest => result.map_err(copy::Error::into_inner),
+            result = rest => result.map_err(pump::Error::into_inner),
             error = reset(finished.0) => Err(Error::Broken { side: finished.1, source: error }),
         },
         // The receiver is gone, but what it sent before is still on its way to the other side.
-        Err(copy::Error::Write(error)) => {
+        Err(pump::Error::Write(error)) => {
             let _ = rest.await;
             Err(error)
         }
-        Err(copy::Error::Read(error)) => Err(error),
+        Err(pump::Error::Read(error)) => Err(error),
     }
 }
 
@@ -151,7 +167,10 @@ pub async fn reset(socket: &TcpStream) -> io::Error {
         match socket.ready(Interest::ERROR).await {
             Err(error) => return error,
             Ok(_) => match socket.take_error() {
-                Ok(None) => tokio::task::yield_now().await,
+                // Somebody else took the error, and will act on it; wait for another one.
+                Ok(None) => {
+                    let _ = socket.try_io(Interest::ERROR, || Err::<(), _>(io::ErrorKind::WouldBlock.into()));
+                }
                 Ok(Some(error)) | Err(error) => return error,
             },
         }

@@ -8,7 +8,15 @@ use super::*;
 struct Relayed {
     client: StdStream,
     upstream: StdStream,
-    relay: JoinHandle<(Result<(), Error>, u64, u64)>,
+    relay: JoinHandle<Relay>,
+}
+
+/// What became of a relay.
+struct Relay {
+    result: Result<(), Error>,
+    to_upstream: u64,
+    to_client: u64,
+    engine: &'static str,
 }
 
 fn pair() -> (StdStream, StdStream) {
@@ -34,11 +42,12 @@ fn relayed_with(patience: Patience) -> Relayed {
             let totals = [const { AtomicU64::new(0) }; 2];
             let meter = Meter::new((&totals[0], &totals[1]));
             let result = run(&inner[0], &inner[1], &meter, patience).await;
+            let engine = meter.engine();
             let counted = (meter.to_upstream.get(), meter.to_client.get());
             drop(meter);
             let published = totals.map(|total| total.load(Relaxed));
             assert_eq!(published, [counted.0, counted.1]);
-            (result, counted.0, counted.1)
+            Relay { result, to_upstream: counted.0, to_client: counted.1, engine }
         })
     });
     Relayed { client, upstream, relay }
@@ -62,9 +71,9 @@ fn a_finished_upload_still_gets_its_answer() {
     let mut answer = Vec::new();
     client.read_to_end(&mut answer).unwrap();
     assert_eq!((question.as_slice(), answer.as_slice()), (&b"question"[..], &b"answer"[..]));
-    let (result, to_upstream, to_client) = relay.join().unwrap();
+    let Relay { result, to_upstream, to_client, engine } = relay.join().unwrap();
     assert!(result.is_ok());
-    assert_eq!((to_upstream, to_client), (8, 6));
+    assert_eq!((to_upstream, to_client, engine), (8, 6, "copy"));
 }
 
 #[test]
@@ -81,7 +90,7 @@ fn the_endpoint_may_finish_first() {
     upstream.read_to_end(&mut got).unwrap();
     writer.join().unwrap();
     assert!(got == sent);
-    assert!(relay.join().unwrap().0.is_ok());
+    assert!(relay.join().unwrap().result.is_ok());
 }
 
 #[test]
@@ -113,7 +122,7 @@ fn both_directions_at_once_lose_nothing_with_a_slow_reader() {
         writing.join().unwrap();
         assert!(reading.join().unwrap() == sent);
     }
-    assert_eq!(relay.join().unwrap().1, sent.len() as u64);
+    assert_eq!(relay.join().unwrap().to_upstream, sent.len() as u64);
 }
 
 fn reset_socket(socket: StdStream) {
@@ -131,12 +140,12 @@ fn a_reset_is_answered_with_a_reset_either_way() {
     let Relayed { client, upstream, relay } = relayed(LONG);
     reset_socket(client);
     assert_reset(upstream);
-    assert!(matches!(relay.join().unwrap().0, Err(Error::Broken { side: Side::Client, .. })));
+    assert!(matches!(relay.join().unwrap().result, Err(Error::Broken { side: Side::Client, .. })));
 
     let Relayed { client, upstream, relay } = relayed(LONG);
     reset_socket(upstream);
     assert_reset(client);
-    assert!(matches!(relay.join().unwrap().0, Err(Error::Broken { side: Side::Upstream, .. })));
+    assert!(matches!(relay.join().unwrap().result, Err(Error::Broken { side: Side::Upstream, .. })));
 }
 
 #[test]
@@ -145,7 +154,7 @@ fn a_reset_after_the_fin_is_seen() {
     client.shutdown(Shutdown::Write).unwrap();
     assert_eq!(upstream.read(&mut [0; 1]).unwrap(), 0);
     reset_socket(client);
-    assert!(matches!(relay.join().unwrap().0, Err(Error::Broken { side: Side::Client, .. })));
+    assert!(matches!(relay.join().unwrap().result, Err(Error::Broken { side: Side::Client, .. })));
     // The FIN came first, so only writing shows the reset.
     while upstream.write_all(b"x").is_ok() {}
 }
@@ -167,7 +176,7 @@ fn a_reset_is_seen_while_the_receiver_is_full() {
         }
     }
     reset_socket(client);
-    assert!(matches!(relay.join().unwrap().0, Err(Error::Broken { side: Side::Client, .. })));
+    assert!(matches!(relay.join().unwrap().result, Err(Error::Broken { side: Side::Client, .. })));
     drop(upstream);
 }
 
@@ -181,7 +190,7 @@ fn silence_ends_a_connection_and_bytes_keep_it() {
         std::thread::park_timeout(Duration::from_millis(5));
     }
     assert!(!relay.is_finished());
-    assert!(matches!(relay.join().unwrap().0, Err(Error::Idle(_))));
+    assert!(matches!(relay.join().unwrap().result, Err(Error::Idle(_))));
 }
 
 #[test]
@@ -190,5 +199,71 @@ fn a_connection_that_is_old_enough_ends_even_while_it_is_busy() {
     let Relayed { mut client, mut upstream, relay } = relayed_with(patience);
     let mut piece = [0; 1];
     while client.write_all(b"x").is_ok() && upstream.read_exact(&mut piece).is_ok() {}
-    assert!(matches!(relay.join().unwrap().0, Err(Error::Expired(_))));
+    assert!(matches!(relay.join().unwrap().result, Err(Error::Expired(_))));
+}
+
+/// Bulk, single bytes, bulk again: every switch between the engines, with a receiver that stalls in between.
+#[test]
+fn switching_engines_loses_nothing() {
+    let Relayed { client, upstream, relay } = relayed(LONG);
+    let bulk = pattern(4 << 20);
+    let mut sent = Vec::new();
+    let pieces: Vec<Vec<u8>> = (0..6)
+        .flat_map(|round| {
+            let small = (0..200).map(move |index| vec![(round * 7 + index) as u8; 1 + index % 5]);
+            std::iter::once(bulk[round..].to_vec()).chain(small)
+        })
+        .collect();
+    pieces.iter().for_each(|piece| sent.extend_from_slice(piece));
+    let writing = std::thread::spawn(move || {
+        let mut client = client;
+        client.set_nodelay(true).unwrap();
+        for piece in pieces {
+            client.write_all(&piece).unwrap();
+            if piece.len() < 10 {
+                // Lets each small piece be read by itself, most of the time.
+                std::thread::yield_now();
+            }
+        }
+        client
+    });
+    let mut upstream = upstream;
+    let mut got = Vec::new();
+    let mut piece = vec![0; 100_003];
+    while got.len() < sent.len() {
+        if got.len() % 11 == 0 {
+            std::thread::park_timeout(Duration::from_millis(2));
+        }
+        match upstream.read(&mut piece).unwrap() {
+            0 => break,
+            read => got.extend_from_slice(&piece[..read]),
+        }
+    }
+    assert!(got == sent, "{} of {} bytes", got.len(), sent.len());
+    drop((writing.join().unwrap(), upstream));
+    let relay = relay.join().unwrap();
+    assert_eq!((relay.engine, relay.to_upstream), ("splice", sent.len() as u64));
+}
+
+#[test]
+fn a_reset_with_bytes_in_a_pipe_is_seen_and_the_pipe_is_not_used_again() {
+    for _ in 0..3 {
+        let Relayed { mut client, upstream, relay } = relayed(LONG);
+        client.set_nonblocking(true).unwrap();
+        let piece = pattern(256 * 1024);
+        let mut refused = 0;
+        while refused < 50 {
+            match client.write(&piece) {
+                Ok(1..) => refused = 0,
+                Ok(0) | Err(_) => {
+                    refused += 1;
+                    std::thread::yield_now();
+                }
+            }
+        }
+        reset_socket(client);
+        let relay = relay.join().unwrap();
+        assert!(matches!(relay.result, Err(Error::Broken { side: Side::Client, .. })));
+        drop(upstream);
+    }
 }
