@@ -179,9 +179,9 @@ mod tests {
 
     #[test]
     fn a_connection_costs_little_while_it_waits() {
-        // What an idle tunnel holds besides its sockets is this future: keep it well under a page (4 KiB).
+        // What an idle tunnel holds besides its sockets is this future: keep it under 2 KiB.
         let size = future_size(serve);
-        assert!(size <= 2_560, "{size} bytes");
+        assert!(size <= 1_900, "{size} bytes");
     }
 
     fn future_size<F>(_: fn(TcpStream, SocketAddr, Arc<Listener>) -> F) -> usize {

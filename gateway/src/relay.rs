@@ -150,7 +150,8 @@ async fn both(client: &TcpStream, upstream: &TcpStream, meter: &Meter<'_>) -> Re
         // This direction has ended; the other may go on for long, and nobody reads here any more to see a reset.
         Ok(()) => tokio::select! {
             result = rest => result.map_err(pump::Error::into_inner),
-            error = reset(finished.0) => Err(Error::Broken { side: finished.1, source: error }),
+            // Boxed, because few connections come here and all would need the room.
+            source = Box::pin(reset(finished.0)) => Err(Error::Broken { side: finished.1, source }),
         },
         // The receiver is gone, but what it sent before is still on its way to the other side.
         Err(pump::Error::Write(error)) => {

@@ -109,10 +109,11 @@ pub(super) async fn pump(
             }
             Ok(Turn::Empty) => from.readable().await.map_err(read_error)?,
             Ok(Turn::End) => break,
-            Ok(Turn::Left(rest)) => tokio::select! {
-                result = rest.write(to, moved) => result.map_err(write_error)?,
-                // A sender that resets while the receiver is full would otherwise go unseen.
-                error = reset(from) => return Err(read_error(error)),
+            // Boxed, so that connections that do not wait for their receiver need no room for it.
+            Ok(Turn::Left(rest)) => match Box::pin(write_out(rest, from, to, moved)).await {
+                Ok(()) => {}
+                Err(Failed::Read(error)) => return Err(read_error(error)),
+                Err(Failed::Write(error)) => return Err(write_error(error)),
             },
             Ok(Turn::Refused) => choice.refused(),
             Err(Failed::Read(error)) => return Err(read_error(error)),
@@ -122,6 +123,14 @@ pub(super) async fn pump(
     match SockRef::from(to).shutdown(Shutdown::Write) {
         Err(error) if error.kind() != ErrorKind::NotConnected => Err(write_error(error)),
         _ => Ok(()),
+    }
+}
+
+/// Writes what the receiver had no room for. A sender that resets meanwhile would otherwise go unseen.
+async fn write_out(rest: Rest, from: &TcpStream, to: &TcpStream, moved: &Cell<u64>) -> Result<(), Failed> {
+    tokio::select! {
+        result = rest.write(to, moved) => result.map_err(Failed::Write),
+        error = reset(from) => Err(Failed::Read(error)),
     }
 }
 
