@@ -18,8 +18,12 @@ static DOCUMENTS: LazyLock<Vec<String>> = LazyLock::new(|| {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let mut files = Vec::new();
     for directory in ["tests/golden", "examples"] {
-        for case in fs::read_dir(root.join(directory)).unwrap() {
-            let entries = fs::read_dir(case.unwrap().path()).unwrap();
+        for case in fs::read_dir(root.join(directory)).unwrap().map(|case| case.unwrap().path()) {
+            // Beside the examples of YAML there are examples of Rust.
+            if !case.is_dir() {
+                continue;
+            }
+            let entries = fs::read_dir(case).unwrap();
             files.extend(
                 entries.map(|entry| entry.unwrap().path()).filter(|path| !path.ends_with("snapshot.yaml")),
             );

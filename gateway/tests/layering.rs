@@ -94,6 +94,8 @@ fn wire_types_stay_where_they_are_decoded() {
             "config/examples/xds",
             "config/tests/",
             "config/fuzz/",
+            "config/examples/xds",
+            "config/benches/",
             "gateway/src/source/xds",
             "gateway/tests/",
         ];
