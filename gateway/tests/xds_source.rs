@@ -254,3 +254,34 @@ async fn the_stream_ends_with_the_gateway() {
     assert_eq!(handle.view().await, None);
     assert_eq!(plane.seen().streams, 1);
 }
+
+#[tokio::test]
+async fn one_that_takes_connections_and_never_answers_holds_nobody_up() {
+    let ca = Ca::new().unwrap();
+    let pod = pod(&ca).await;
+    let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let plane = Plane::start(world(pod.address())).await;
+    let planes = [&*format!("http://{}", silent.local_addr().unwrap()), &*plane.address];
+    let mut gateway =
+        Fed::start(&planes, |layers, _| layers.flag("xds.response_timeout", Some("200ms"))).await;
+    let address = gateway.ready().await;
+    assert!(served(&ca, address).await.is_some());
+    assert!(gateway.metric("xds_reconnects_total{reason=\"silent\"}").await >= 1.0);
+}
+
+#[tokio::test]
+async fn one_that_ends_every_stream_at_once_is_not_run_over() {
+    let ca = Ca::new().unwrap();
+    let pod = pod(&ca).await;
+    let plane = Plane::start(world(pod.address())).await;
+    let mut gateway = Fed::start(&[&plane.address], |layers, _| layers).await;
+    let address = gateway.ready().await;
+    let began = Instant::now();
+    for round in 1..=6 {
+        plane.cut();
+        plane.until(|seen| seen.streams > round && seen.open == 1).await;
+        assert!(served(&ca, address).await.is_some());
+    }
+    println!("6 streams in {:?}", began.elapsed());
+    assert_eq!(gateway.metric("tables_published_total").await, 1.0, "nothing has changed");
+}

@@ -15,6 +15,7 @@ use super::handle::{Command, Link, View};
 use super::saver::Saver;
 use super::state::State;
 use super::stream::{End, Event};
+use super::transport::with_causes;
 use crate::metrics::{self, timestamp};
 use crate::readiness::{Readiness, Remark, Wait};
 
@@ -210,20 +211,22 @@ impl Driver {
         }
         self.metrics.connected.with_label_values(&[&address.to_string()]).set(0);
         if answered {
+            // The set was good until now, and the age of what is on disk should say so.
+            self.saver.iter_mut().for_each(Saver::dirty);
             self.metrics.stale_since.set(timestamp(SystemTime::now()));
         }
+        let end = with_causes(end);
         let ended = self.link.ended + 1;
         let last_end = Some(format!("{address}: {end}"));
         self.link = Link { ended, last_end, last_response: self.link.last_response, ..Link::default() };
         let told = self.trouble.is_some_and(|(_, before)| before == reason);
-        let cause = std::error::Error::source(end).map(super::transport::with_causes).unwrap_or_default();
-        if answered && matches!(reason, "closed" | "unavailable" | "cancelled" | "other") {
+        if answered && matches!(reason, "closed" | "unavailable" | "cancelled" | "broken") {
             // Istio ends every stream after half an hour; what is known stays in use.
-            tracing::info!(%address, %end, cause, "the stream to the control plane has ended; opening another");
+            tracing::info!(%address, end, "the stream to the control plane has ended; opening another");
         } else if told {
-            tracing::debug!(%address, %end, cause, ?wait, "still no answer from the control plane");
+            tracing::debug!(%address, end, ?wait, "still no answer from the control plane");
         } else {
-            tracing::warn!(%address, %end, cause, ?wait, "no answer from the control plane; what is known stays in use");
+            tracing::warn!(%address, end, ?wait, "no answer from the control plane; what is known stays in use");
             let since = self.trouble.map_or_else(Instant::now, |(since, _)| since);
             self.trouble = Some((since, reason));
         }
@@ -274,6 +277,7 @@ impl Driver {
             self.settled.send_replace(true);
             self.unconfirmed = None;
             self.metrics.saved_state.set(0);
+            self.saver.iter_mut().for_each(Saver::dirty);
             // An empty set is a set, too: the gateway is ready to serve nothing.
             self.pending = true;
         }

@@ -91,6 +91,7 @@ impl End {
                 Code::InvalidArgument => "invalid_argument",
                 Code::Unimplemented => "unimplemented",
                 Code::Cancelled => "cancelled",
+                Code::Unknown | Code::Internal => "broken",
                 _ => "other",
             },
         }
