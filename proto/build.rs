@@ -41,6 +41,7 @@ const ENVOY: &[&str] = &[
     "envoy/extensions/transport_sockets/tls/v3/tls.proto",
     "envoy/extensions/upstreams/http/v3/http_protocol_options.proto",
     "envoy/extensions/upstreams/tcp/v3/tcp_protocol_options.proto",
+    "envoy/service/discovery/v3/discovery.proto",
 ];
 /// Ours.
 const OWN: &str = "proto";
@@ -81,16 +82,9 @@ fn folders(root: &Path) -> Result<Vec<PathBuf>, Box<dyn error::Error>> {
 
 /// Where the .proto files of the crate `envoy-types` lie: only cargo knows where it keeps the source of a dependency.
 fn envoys() -> Result<PathBuf, Box<dyn error::Error>> {
-    let cargo = env::var_os("CARGO").ok_or("CARGO is not set: this is for cargo to run")?;
-    let asked = Command::new(cargo)
-        .args(["metadata", "--format-version", "1", "--offline"])
-        .current_dir(env::var_os("CARGO_MANIFEST_DIR").ok_or("CARGO_MANIFEST_DIR is not set")?)
-        .output()?;
-    if !asked.status.success() {
-        let said = String::from_utf8_lossy(&asked.stderr);
-        return Err(format!("cargo metadata does not tell where the source of envoy-types is: {said}").into());
-    }
-    let metadata: serde_json::Value = serde_json::from_slice(&asked.stdout)?;
+    // Cargo wants the source of everything in the workspace to answer. What was not needed for this build may not be
+    // there yet, so that it has to be let on the network if it cannot do without.
+    let metadata = metadata(&["--offline"]).or_else(|_| metadata(&[]))?;
     let packages = metadata["packages"].as_array().ok_or("cargo metadata lists no packages")?;
     let manifest = packages
         .iter()
@@ -102,4 +96,20 @@ fn envoys() -> Result<PathBuf, Box<dyn error::Error>> {
         return Err(format!("envoy-types has no .proto files at {} any more", folder.display()).into());
     }
     Ok(folder)
+}
+
+fn metadata(arguments: &[&str]) -> Result<serde_json::Value, Box<dyn error::Error>> {
+    let variable =
+        |name| env::var_os(name).ok_or_else(|| format!("{name} is not set: this is for cargo to run"));
+    let asked = Command::new(variable("CARGO")?)
+        .args(["metadata", "--format-version", "1", "--filter-platform"])
+        .arg(variable("TARGET")?)
+        .args(arguments)
+        .current_dir(variable("CARGO_MANIFEST_DIR")?)
+        .output()?;
+    if !asked.status.success() {
+        let said = String::from_utf8_lossy(&asked.stderr);
+        return Err(format!("cargo metadata does not tell where the source of envoy-types is: {said}").into());
+    }
+    Ok(serde_json::from_slice(&asked.stdout)?)
 }

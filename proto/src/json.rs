@@ -4,8 +4,10 @@
 //! A message whose type is not known here, or whose bytes are no such message, is printed as
 //! `{"@type": ..., "value": BASE64}`: what somebody wants to look at is most of all what nobody expected.
 
+use std::fmt;
 use std::sync::LazyLock;
 
+use prost::Message as _;
 use prost_reflect::{DescriptorPool, DynamicMessage, FieldDescriptor, Kind, MapKey, ReflectMessage, Value};
 use prost_reflect::{EnumDescriptor, SerializeOptions};
 use serde::ser::{SerializeMap, SerializeSeq};
@@ -19,6 +21,33 @@ static POOL: LazyLock<DescriptorPool> = LazyLock::new(|| {
 
 /// How deep `Any`s within `Any`s are printed. Whoever sends them decides how deep they are; our stack does not grow.
 const DEEPEST: usize = 32;
+
+/// A text is no such message.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Unreadable(String);
+
+impl fmt::Display for Unreadable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for Unreadable {}
+
+/// The bytes of a message of this type (such as `envoy.service.discovery.v3.DiscoveryResponse`) that is given as JSON.
+///
+/// # Errors
+/// The type is not known here, a type inside an `Any` is not, or the text is no such message; says where in it.
+pub fn read(name: &str, text: &str) -> Result<Vec<u8>, Unreadable> {
+    let unreadable = |error: &dyn fmt::Display| Unreadable(error.to_string());
+    let descriptor = POOL.get_message_by_name(name);
+    let descriptor = descriptor.ok_or_else(|| unreadable(&format_args!("the type {name} is not known")))?;
+    let mut deserializer = serde_json::Deserializer::from_str(text);
+    let message =
+        DynamicMessage::deserialize(descriptor, &mut deserializer).map_err(|error| unreadable(&error))?;
+    deserializer.end().map_err(|error| unreadable(&error))?;
+    Ok(message.encode_to_vec())
+}
 
 /// A message together with its type, as a `google.protobuf.Any` has them; serializes as one.
 #[derive(Debug, Clone, Copy)]

@@ -96,3 +96,13 @@ fn anys_nested_without_end_do_not_exhaust_the_stack() {
     }
     assert!(serde_json::to_string(&Json::new(type_url, &nested.value)).is_ok());
 }
+
+#[test]
+fn what_is_printed_can_be_read() {
+    let rewrite = TcpClusterRewrite { cluster_pattern: "a".into(), cluster_replacement: "b".into() };
+    let any = any(TcpClusterRewrite::TYPE_URL, &rewrite);
+    let text = serde_json::to_string(&Json::new(&any.type_url, &any.value)).unwrap();
+    assert_eq!(read("google.protobuf.Any", &text), Ok(any.encode_to_vec()));
+    let error = read("envoy.config.cluster.v3.Cluster", "{\n\"nam\": 1}").unwrap_err().to_string();
+    assert!(error.contains("nam") && error.contains("line 2"), "{error}");
+}
