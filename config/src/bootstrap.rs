@@ -14,67 +14,15 @@ use serde_json::Value;
 use crate::cluster::{DEFAULT_CONNECT_TIMEOUT, Keepalive};
 use crate::duration;
 
+mod keys;
 mod layers;
+pub mod xds;
+pub use keys::{KEYS, Key};
 pub use layers::{Error, Layers};
+pub use xds::Xds;
 
 /// The prefix of every environment variable that is a setting.
 pub const ENV_PREFIX: &str = "EASTGATE_";
-
-/// One setting: its path in the file, and what it means.
-#[derive(Debug)]
-pub struct Key {
-    /// Such as `inspect.timeout`.
-    pub path: &'static str,
-    /// One line for people.
-    pub meaning: &'static str,
-}
-
-impl Key {
-    /// The environment variable, such as `EASTGATE_INSPECT_TIMEOUT`.
-    pub fn variable(&self) -> String {
-        format!("{ENV_PREFIX}{}", self.path.replace('.', "_").to_uppercase())
-    }
-}
-
-const fn key(path: &'static str, meaning: &'static str) -> Key {
-    Key { path, meaning }
-}
-
-/// Every setting, in the order of the file.
-pub const KEYS: &[Key] = &[
-    key("node.namespace", "the namespace that the gateway runs in"),
-    key(
-        "node.labels",
-        "the gateway's labels; a Gateway applies whose selector they meet (none: every Gateway)",
-    ),
-    key("node.cluster_domain", "the suffix of the cluster's own names"),
-    key("source.mesh_dir", "a directory of Istio and Kubernetes resources to serve, watched for changes"),
-    key("listen.address", "where a listener binds whose Gateway does not say"),
-    key("listen.ports", "Gateway port to bind address, such as {15443: 127.0.0.1:8443}, where they differ"),
-    key("inspect.max_hello_bytes", "the largest ClientHello, up to 131072"),
-    key("inspect.timeout", "for the whole ClientHello, from accept"),
-    key("routing.require_istio_alpn", "AUTO_PASSTHROUGH takes mesh clients only (they offer an istio ALPN)"),
-    key(
-        "routing.rewrites",
-        "{pattern, replacement} list for AUTO_PASSTHROUGH; empty: .global to .svc.CLUSTER_DOMAIN",
-    ),
-    key("upstream.connect_timeout", "for one attempt, where no DestinationRule says"),
-    key("upstream.connect_attempts", "endpoints to try before the client is refused"),
-    key("relay.idle_timeout", "close a connection that is silent in both directions for this long"),
-    key("relay.keepalive.time", "silence before the first TCP keepalive probe, on both sides"),
-    key("relay.keepalive.interval", "between keepalive probes"),
-    key("relay.keepalive.probes", "unanswered probes before a connection is given up"),
-    key("limits.max_connections", "open client connections; 0 takes what the file descriptors allow"),
-    key("limits.max_pending_hellos", "clients whose ClientHello is not complete yet"),
-    key("threads", "data threads; 0 is one for each core"),
-    key("admin.address", "metrics, /clusters, /config_dump; loopback unless you know better"),
-    key("admin.readiness_address", "/healthz/ready for Kubernetes; empty for none"),
-    key("access_log.path", "one record for each connection; - is standard output, empty is off"),
-    key("access_log.format", "json or text"),
-    key("log.level", "error, warn, info, debug, or a tracing filter such as info,eastgate=debug"),
-    key("log.format", "text or json"),
-    key("drain.timeout", "after SIGTERM, how long open connections may go on"),
-];
 
 /// The effective settings.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -83,6 +31,7 @@ pub const KEYS: &[Key] = &[
 pub struct Settings {
     pub node: Node,
     pub source: Source,
+    pub xds: Xds,
     pub listen: Listen,
     pub inspect: Inspect,
     pub routing: Routing,
@@ -104,6 +53,10 @@ pub struct Node {
     pub namespace: String,
     pub labels: BTreeMap<String, String>,
     pub cluster_domain: String,
+    #[serde(deserialize_with = "empty_is_none")]
+    pub address: Option<IpAddr>,
+    pub trust_domain: String,
+    pub metadata: serde_json::Map<String, Value>,
 }
 
 impl Default for Node {
@@ -112,6 +65,9 @@ impl Default for Node {
             namespace: "istio-system".into(),
             labels: BTreeMap::new(),
             cluster_domain: "cluster.local".into(),
+            address: None,
+            trust_domain: "cluster.local".into(),
+            metadata: serde_json::Map::new(),
         }
     }
 }
@@ -123,6 +79,8 @@ impl Default for Node {
 pub struct Source {
     #[serde(deserialize_with = "empty_is_none")]
     pub mesh_dir: Option<PathBuf>,
+    #[serde(deserialize_with = "empty_is_none")]
+    pub xds_file: Option<PathBuf>,
 }
 
 /// Where listeners bind.
@@ -329,6 +287,19 @@ impl Settings {
         }
         if self.relay.idle_timeout.is_zero() {
             return wrong("relay.idle_timeout", "give a duration above 0, such as 1h");
+        }
+        self.xds.validate()?;
+        let sources = [
+            ("source.mesh_dir (--mesh-dir)", self.source.mesh_dir.is_some()),
+            ("source.xds_file (--xds-file)", self.source.xds_file.is_some()),
+            ("xds.addresses (--xds)", !self.xds.addresses.is_empty()),
+        ];
+        let given: Vec<_> = sources.into_iter().filter(|(_, given)| *given).map(|(name, _)| name).collect();
+        if given.len() > 1 {
+            return wrong(
+                "source",
+                &format!("there is one source at a time; take away all but one of {}", given.join(", ")),
+            );
         }
         for (index, rule) in self.routing.rewrites.iter().enumerate() {
             if let Err(error) = crate::route::Rewrite::new(&rule.pattern, &rule.replacement) {

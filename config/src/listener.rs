@@ -226,6 +226,39 @@ pub enum Transport {
     Raw,
 }
 
+/// The addresses of a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Ends {
+    /// The address that it came to.
+    pub destination: SocketAddr,
+    /// The peer of the TCP connection.
+    pub direct_remote: SocketAddr,
+    /// The client, as a PROXY protocol header tells it; else the same peer.
+    pub remote: SocketAddr,
+}
+
+impl ConnectionMatch {
+    /// Is a connection like this, with or without a ClientHello, one of those that are meant?
+    pub fn matches(&self, ends: &Ends, has_hello: bool) -> bool {
+        let in_one = |ranges: &[Cidr], address: SocketAddr| {
+            ranges.is_empty() || ranges.iter().any(|range| range.contains(address.ip()))
+        };
+        let local = ends.remote.ip().is_loopback() || ends.remote.ip() == ends.destination.ip();
+        let transport = match self.transport {
+            Transport::Tls => has_hello,
+            Transport::Any => true,
+            Transport::Raw => !has_hello,
+        };
+        transport
+            && self.destination_port.is_none_or(|port| port == ends.destination.port())
+            && in_one(&self.destination_ranges, ends.destination)
+            && in_one(&self.source_ranges, ends.remote)
+            && in_one(&self.direct_source_ranges, ends.direct_remote)
+            && (self.source_ports.is_empty() || self.source_ports.contains(&ends.remote.port()))
+            && self.source.is_none_or(|source| (source == Source::Local) == local)
+    }
+}
+
 impl Transport {
     fn is_tls(&self) -> bool {
         *self == Self::Tls

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use arc_swap::ArcSwap;
 use axum::extract::{Query, State};
@@ -36,7 +37,7 @@ pub struct Sight {
 }
 
 const INDEX: &str = "\
-/ready              200 when the gateway takes connections, else 503 and what it waits for
+/ready              200 when the gateway takes connections, else 503 and what it waits for (?verbose)
 /stats/prometheus   metrics
 /clusters           every endpoint with its state and counters (?format=json)
 /listeners          where the listeners are bound (?format=json)
@@ -76,8 +77,19 @@ impl Format {
     }
 }
 
-async fn ready(State(sight): State<Sight>) -> Response {
+/// `?verbose`
+#[derive(Debug, Default, Deserialize)]
+struct Verbose {
+    verbose: Option<String>,
+}
+
+async fn ready(State(sight): State<Sight>, Query(query): Query<Verbose>) -> Response {
     match sight.readiness.waiting_for().as_slice() {
+        [] if query.verbose.is_some() => {
+            let remarks = sight.readiness.remarks(SystemTime::now());
+            let lines = remarks.iter().map(|(what, age)| format!("{what} ({} s old)\n", age.as_secs()));
+            (StatusCode::OK, format!("LIVE\n{}", lines.collect::<String>())).into_response()
+        }
         [] => (StatusCode::OK, "LIVE\n").into_response(),
         waiting => {
             let text = format!("not ready; waiting for {}\n", waiting.join(", "));

@@ -11,6 +11,7 @@ use axum::Router;
 use eastgate_config::bootstrap::Settings;
 use eastgate_config::istio::Options;
 use eastgate_config::route::Rewrite;
+use eastgate_config::snapshot::Snapshot;
 use hickory_resolver::TokioResolver;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
@@ -26,7 +27,7 @@ use crate::listener::Shared;
 use crate::metrics::Metrics;
 use crate::publish::Publisher;
 use crate::readiness::{Readiness, Wait};
-use crate::source::files;
+use crate::source::{files, xds};
 use crate::table::Table;
 use crate::upstream::resolve;
 
@@ -46,6 +47,7 @@ pub struct App {
     leaving: Arc<Leaving>,
     log_writer: access_log::Writer,
     drain_timeout: Duration,
+    xds: Option<xds::Handle>,
 }
 
 /// How a gateway left.
@@ -91,7 +93,9 @@ impl App {
 
         let mut tasks = JoinSet::new();
         let (published, tables) = watch::channel(table.load_full());
-        control(&mut tasks, &settings, &metrics, Arc::clone(&table), published)?;
+        let (snapshot_sender, snapshots) = watch::channel(None);
+        let xds = source(&mut tasks, &settings, &metrics, &readiness, snapshot_sender)?;
+        control(&mut tasks, &metrics, Arc::clone(&table), snapshots, published)?;
         let (bound_sender, bound) = watch::channel(BTreeMap::new());
         let stop_accepting = watch::Sender::new(false);
         let ports = Ports::new(threads, shared);
@@ -120,6 +124,7 @@ impl App {
             leaving,
             log_writer,
             drain_timeout,
+            xds,
         })
     }
 
@@ -131,6 +136,11 @@ impl App {
     /// Where readiness for Kubernetes is bound.
     pub fn probes_address(&self) -> Option<SocketAddr> {
         self.probes
+    }
+
+    /// The source that is fed by a control plane, if that is the source.
+    pub fn xds(&self) -> Option<&xds::Handle> {
+        self.xds.as_ref()
     }
 
     /// The table in use.
@@ -187,21 +197,49 @@ fn why(ended: Option<Result<anyhow::Result<()>, JoinError>>) -> anyhow::Error {
     }
 }
 
+/// Where snapshots come from: one of the sources.
+fn source(
+    tasks: &mut JoinSet<anyhow::Result<()>>,
+    settings: &Arc<Settings>,
+    metrics: &Metrics,
+    readiness: &Readiness,
+    snapshots: watch::Sender<Option<Arc<Snapshot>>>,
+) -> anyhow::Result<Option<xds::Handle>> {
+    if let Some(root) = settings.source.mesh_dir.clone() {
+        let options = options(settings)?;
+        tasks.spawn(async move { Ok(files::run(root, options, snapshots).await?) });
+        return Ok(None);
+    }
+    let identity = xds::identity(settings);
+    if let Some(path) = settings.source.xds_file.clone() {
+        let options = settings.xds.options();
+        tasks.spawn(async move { Ok(xds::file::run(path, options, &identity, snapshots).await?) });
+        return Ok(None);
+    }
+    anyhow::ensure!(
+        !settings.xds.addresses.is_empty(),
+        "nothing to serve: give --mesh-dir DIR (source.mesh_dir in the settings) with Istio and Kubernetes YAML, \
+         --xds ADDRESS (xds.addresses) of a control plane, or --xds-file FILE (source.xds_file) of xDS resources",
+    );
+    let (handle, commands) = xds::handle();
+    let (metrics, readiness) = (metrics.xds.clone(), readiness.clone());
+    let ends = xds::Ends { snapshots, metrics, readiness, commands };
+    let running = xds::run(Arc::clone(settings), identity, ends);
+    tasks.spawn(async move {
+        running.await;
+        Ok(())
+    });
+    Ok(Some(handle))
+}
+
 /// The control side: source → publisher ← resolver.
 fn control(
     tasks: &mut JoinSet<anyhow::Result<()>>,
-    settings: &Settings,
     metrics: &Metrics,
     table: Arc<ArcSwap<Table>>,
+    snapshots: watch::Receiver<Option<Arc<Snapshot>>>,
     published: watch::Sender<Arc<Table>>,
 ) -> anyhow::Result<()> {
-    let (snapshot_sender, snapshots) = watch::channel(None);
-    let root = settings.source.mesh_dir.clone().context(
-        "nothing to serve: give --mesh-dir DIR (or source.mesh_dir in the settings) with Istio and Kubernetes YAML",
-    )?;
-    let options = options(settings)?;
-    tasks.spawn(async move { Ok(files::run(root, options, snapshot_sender).await?) });
-
     let (wanted, wanted_names) = watch::channel(Default::default());
     let (resolved_sender, resolved) = watch::channel(Default::default());
     let resolver = TokioResolver::builder_tokio().and_then(|builder| builder.build());

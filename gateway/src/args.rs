@@ -66,6 +66,12 @@ pub struct SettingsArgs {
     /// Serve the Istio and Kubernetes resources in this directory, and watch it
     #[arg(long, value_name = "DIR")]
     pub mesh_dir: Option<PathBuf>,
+    /// Serve what this control plane says: HOST:15012 (TLS), http://HOST:15010 or unix:/PATH (repeatable, by priority)
+    #[arg(long, value_name = "ADDRESS")]
+    pub xds: Vec<String>,
+    /// Serve the xDS resources in this file, and watch it
+    #[arg(long, value_name = "FILE")]
+    pub xds_file: Option<PathBuf>,
     /// Bind a Gateway's port elsewhere, such as 15443=127.0.0.1:8443 (repeatable)
     #[arg(long, value_name = "PORT=ADDRESS", value_parser = pair)]
     pub listen: Vec<(String, String)>,
@@ -117,6 +123,8 @@ impl SettingsArgs {
         Ok(layers
             .environment(environment)?
             .flag("source.mesh_dir", self.mesh_dir.as_deref().map(path))
+            .flag("source.xds_file", self.xds_file.as_deref().map(path))
+            .flag("xds.addresses", (!self.xds.is_empty()).then(|| json!(self.xds)))
             .flag("listen.ports", map(&self.listen))
             .flag("node.labels", map(&self.label))
             .flag("admin.address", self.admin.clone())
@@ -179,5 +187,20 @@ mod tests {
         let settings = args.settings(environment).unwrap();
         assert_eq!(settings.threads, 2);
         assert_eq!(settings.listen.ports[&15443], ([127, 0, 0, 1], 0).into());
+    }
+
+    #[test]
+    fn control_planes_are_given_in_order_and_exclude_other_sources() {
+        let with = |more: &[&str]| {
+            let command =
+                Eastgate::parse_from([&["eastgate", "run", "--xds", "b:1", "--xds", "a:2"], more].concat());
+            let Command::Run(args) = command.command else { panic!() };
+            args.settings([])
+        };
+        let addresses = with(&[]).unwrap().xds.addresses;
+        assert_eq!(addresses.iter().map(ToString::to_string).collect::<Vec<_>>(), ["b:1", "a:2"]);
+        for other in [["--mesh-dir", "/x"], ["--xds-file", "/x"]] {
+            assert!(with(&other).unwrap_err().to_string().contains("one source at a time"));
+        }
     }
 }

@@ -1,10 +1,12 @@
 //! `eastgate check` and `eastgate hello`: what the gateway would make of files, without running it.
 
+use std::net::SocketAddr;
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 
 use eastgate_config::istio::{Index, Options};
+use eastgate_config::listener::Ends;
 use eastgate_config::snapshot::Snapshot;
 use serde_json::{Value, json};
 
@@ -12,7 +14,7 @@ use crate::client_hello::ClientHello;
 use crate::connection;
 use crate::hello_command::{self, HelloArgs};
 use crate::source::files;
-use crate::table::Table;
+use crate::table::{Asked, Table};
 
 /// Prints what is refused in the directory, and what may surprise; exit 1 when anything is refused.
 ///
@@ -72,7 +74,11 @@ pub fn hello(args: &HelloArgs, options: &Options) -> anyhow::Result<ExitCode> {
 fn where_to(table: &Table, hello: &ClientHello) -> Value {
     let mut listeners: Vec<_> = table.listeners().map(|listener| &listener.config.name).collect();
     listeners.sort();
-    let on_listener = |name: &String| match table.route(name, hello.server_name(), hello.alpn(), |_| 0) {
+    // From anywhere, to anywhere: rules about addresses are not simulated here.
+    let anywhere = SocketAddr::from(([0, 0, 0, 0], 0));
+    let ends = Ends { destination: anywhere, direct_remote: anywhere, remote: anywhere };
+    let asked = Asked { server_name: Some(hello.server_name()), ends };
+    let on_listener = |name: &String| match table.route(name, &asked, hello.alpn(), |_| 0) {
         Ok(routed) => {
             let endpoints: Vec<_> =
                 routed.cluster.config.endpoints().map(|endpoint| &endpoint.address).collect();

@@ -5,116 +5,35 @@ use std::net::{Shutdown, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
+use eastgate_config::listener::Ends;
 use socket2::SockRef;
 use tokio::net::TcpStream;
-use tokio::time::{Instant, timeout};
+use tokio::time::timeout;
 
 use crate::access_log;
-use crate::client_hello::{Alert, ClientHello, Refusal};
-use crate::inspect;
+use crate::gate::Pass;
+use crate::inspect::{self, Begun};
 use crate::listener::Listener;
-use crate::relay::{self, Meter, Side};
-use crate::table;
+use crate::relay::{self, Meter, Patience};
+use crate::table::Routed;
 use crate::upstream::endpoint::Endpoint;
-use crate::upstream::{self, Cluster, Upstream};
+use crate::upstream::{self, Upstream};
+
+mod error;
+
+pub use error::{Error, Fault};
 
 /// How long a refused client may go on sending before it is cut.
 const LINGER: Duration = Duration::from_secs(1);
 /// How much of it is read meanwhile.
 const MAX_DISCARDED: usize = 256 * 1024;
 
-/// Why a connection did not end in the ordinary way.
-#[derive(Debug, thiserror::Error)]
-pub enum Error {
-    /// Its first bytes were refused.
-    #[error("refused ({reason}): {0}", reason = .0.reason())]
-    Hello(Refusal),
-    /// Too many clients are still sending their ClientHello.
-    #[error("{0} ClientHellos are pending (limits.max_pending_hellos)")]
-    Pending(usize),
-    /// No filter chain takes it.
-    #[error(transparent)]
-    Route(#[from] table::Error),
-    /// No endpoint took it.
-    #[error(transparent)]
-    Upstream(#[from] upstream::Error),
-    /// The client left before an endpoint had taken the connection.
-    #[error("the client left while an endpoint was sought")]
-    ClientLeft,
-    /// It broke while bytes were relayed.
-    #[error(transparent)]
-    Relay(#[from] relay::Error),
-}
-
-/// Who an abnormal end is down to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Fault {
-    /// The client sent what cannot be served, or broke off.
-    Client,
-    /// The endpoint.
-    Upstream,
-    /// The gateway or its configuration.
-    Gateway,
-}
-
-impl Error {
-    /// Envoy's response flag
-    /// (<https://www.envoyproxy.io/docs/envoy/latest/configuration/observability/access_log/usage>).
-    pub fn flag(&self) -> &'static str {
-        match self {
-            Self::Hello(Refusal::TooSlow { .. }) => "DT",
-            Self::Hello(Refusal::ClosedEarly { .. } | Refusal::ClosedUnused) | Self::ClientLeft => "DC",
-            Self::Hello(_) => "DPE",
-            Self::Pending(_) => "OM",
-            Self::Route(table::Error::NoCluster { .. }) => "NC",
-            Self::Route(_) => "NR",
-            Self::Upstream(upstream::Error::NoEndpoint(_)) => "UH",
-            Self::Upstream(upstream::Error::Overflow { .. }) => "UO",
-            Self::Upstream(upstream::Error::Connect { .. }) => "UF",
-            Self::Relay(relay::Error::Broken { side: Side::Client, .. }) => "DC",
-            Self::Relay(relay::Error::Broken { side: Side::Upstream, .. }) => "UC",
-            Self::Relay(relay::Error::Idle(_)) => "SI",
-        }
-    }
-
-    /// Who it is down to.
-    pub fn fault(&self) -> Fault {
-        match self {
-            Self::Hello(_)
-            | Self::ClientLeft
-            | Self::Route(table::Error::NoChain { .. } | table::Error::NoProtocol { .. }) => Fault::Client,
-            Self::Relay(relay::Error::Broken { side: Side::Client, .. } | relay::Error::Idle(_)) => {
-                Fault::Client
-            }
-            Self::Relay(relay::Error::Broken { side: Side::Upstream, .. }) | Self::Upstream(_) => {
-                Fault::Upstream
-            }
-            Self::Pending(_) | Self::Route(_) => Fault::Gateway,
-        }
-    }
-
-    /// The alert that tells the client, as long as no byte of an endpoint has been sent to it.
-    pub fn alert(&self) -> Option<Alert> {
-        match self {
-            Self::Hello(Refusal::ClosedUnused) | Self::ClientLeft | Self::Relay(_) => None,
-            Self::Hello(refusal) => Some(refusal.alert()),
-            Self::Route(table::Error::NoChain { .. } | table::Error::NoListener) => {
-                Some(Alert::UnrecognizedName)
-            }
-            Self::Route(table::Error::NoProtocol { .. }) => Some(Alert::NoApplicationProtocol),
-            Self::Pending(_) | Self::Route(table::Error::NoCluster { .. }) | Self::Upstream(_) => {
-                Some(Alert::InternalError)
-            }
-        }
-    }
-}
-
 /// Serves one connection until both halves have closed.
 pub async fn serve(client: TcpStream, client_addr: SocketAddr, listener: Arc<Listener>) {
     let _open = listener.metrics.open();
     let mut record = listener.access_log.begin(&listener.name, client_addr);
     let result = forward(&client, &listener, &mut record).await;
-    record.close(result.as_ref().err().map(|error| (error.flag(), explain(error))));
+    record.close(result.as_ref().err().map(|error| (error.flag(), error.explain())));
     listener.metrics.close(record.flag);
     drop(record);
     if let Err(error) = result {
@@ -127,25 +46,25 @@ async fn forward(
     listener: &Listener,
     record: &mut access_log::Open,
 ) -> Result<(), Error> {
-    let (hello, raw) = inspect(client, listener).await?;
-    record.server_name = Some(hello.server_name().clone());
+    let Begun { hello, raw, told } = inspect(client, listener).await?;
+    let ends = ends(client, told, record)?;
+    record.server_name = hello.as_ref().map(|hello| hello.server_name().clone());
     listener.downstream.hello_seconds.observe(record.age().as_secs_f64());
 
-    let routed = listener.route(&hello)?;
-    if routed.rewritten.is_some() {
-        listener.downstream.rewritten.inc();
-    }
-    let idle_timeout = listener.idle_timeout(&routed);
-    note_route(record, routed.chain, routed.rewritten, &routed.cluster);
+    let routed = listener.route(hello.as_ref(), ends)?;
+    note_route(record, &routed, listener);
+    let _counted = within_limits(&routed, listener).await?;
 
-    let upstream = connect(client, &routed.cluster, listener, record).await?;
+    let upstream = connect(client, &routed, listener, record).await?;
     listener.downstream.connect_seconds.observe(record.age().as_secs_f64());
 
-    let meter = Meter::new((&routed.cluster.stats.to_upstream, &routed.cluster.stats.to_client));
+    let stats = &routed.cluster.stats;
+    let meter = Meter::new((&stats.to_upstream, &stats.to_client));
+    let patience = Patience { idle: listener.idle_timeout(&routed), age: routed.max_duration };
     let result = match relay::replay(&upstream.stream, &raw, &meter).await {
         Ok(()) => {
             drop((raw, hello));
-            relay::run(client, &upstream.stream, &meter, idle_timeout).await
+            relay::run(client, &upstream.stream, &meter, patience).await
         }
         broken => broken,
     };
@@ -153,23 +72,56 @@ async fn forward(
     Ok(result?)
 }
 
-/// Reads the ClientHello, as one of a limited number of clients that are still sending theirs.
-async fn inspect(client: &TcpStream, listener: &Listener) -> Result<(ClientHello, Vec<u8>), Error> {
-    let deadline = Instant::now() + listener.hello_timeout;
+/// Reads what the connection begins with, as one of a limited number of clients that are not past that.
+async fn inspect(client: &TcpStream, listener: &Listener) -> Result<Begun, Error> {
+    let beginning = listener.admit().ok_or(Error::TooFast)?;
     let _pending = listener.hellos.enter().ok_or_else(|| Error::Pending(listener.hellos.limit()))?;
-    inspect::client_hello(client, listener.max_hello_bytes, deadline).await.map_err(Error::Hello)
+    Ok(inspect::beginning(client, beginning).await?)
+}
+
+/// Where the connection comes from and came to. What a PROXY protocol header tells goes before the sockets' addresses.
+fn ends(
+    client: &TcpStream,
+    told: Option<(SocketAddr, SocketAddr)>,
+    record: &mut access_log::Open,
+) -> Result<Ends, Error> {
+    let direct_remote = record.client_addr;
+    let (remote, destination) = match told {
+        Some(told) => told,
+        None => (direct_remote, client.local_addr().map_err(|_| Error::ClientLeft)?),
+    };
+    record.client_addr = remote;
+    Ok(Ends { destination, direct_remote, remote })
+}
+
+/// Counts the connection towards its chain's limits; the pass takes it off again.
+async fn within_limits(routed: &Routed, listener: &Listener) -> Result<Option<Pass>, Error> {
+    let Some(limits) = &routed.limits else { return Ok(None) };
+    if limits.rate.as_ref().is_some_and(|rate| !rate.take(listener.clock())) {
+        return Err(Error::TooFast);
+    }
+    let Some((gate, delay)) = &limits.connections else { return Ok(None) };
+    match gate.enter() {
+        Some(pass) => Ok(Some(pass)),
+        None => {
+            tokio::time::sleep(*delay).await;
+            Err(Error::TooMany { chain: routed.chain.clone(), limit: gate.limit() })
+        }
+    }
 }
 
 /// Connects to an endpoint while watching the client: nobody waits for a client that has reset the connection. One
 /// that has only finished sending still gets its answer.
 async fn connect(
     client: &TcpStream,
-    cluster: &Arc<Cluster>,
+    routed: &Routed,
     listener: &Listener,
     record: &mut access_log::Open,
 ) -> Result<Upstream, Error> {
+    let attempts = routed.connect_attempts.unwrap_or(listener.connect_attempts);
+    let connecting = upstream::connect(&routed.cluster, attempts, listener.keepalive, &mut record.attempts);
     let result = tokio::select! {
-        result = upstream::connect(cluster, listener.connect_attempts, listener.keepalive, &mut record.attempts) => result,
+        result = connecting => result,
         _ = relay::reset(client) => return Err(Error::ClientLeft),
     };
     match &result {
@@ -180,9 +132,12 @@ async fn connect(
     Ok(result?)
 }
 
-fn note_route(record: &mut access_log::Open, chain: String, rewritten: Option<String>, cluster: &Cluster) {
-    (record.route, record.rewritten) = (Some(chain), rewritten);
-    record.cluster = Some(cluster.config.name.clone());
+fn note_route(record: &mut access_log::Open, routed: &Routed, listener: &Listener) {
+    (record.route, record.rewritten) = (Some(routed.chain.clone()), routed.rewritten.clone());
+    record.cluster = Some(routed.cluster.config.name.clone());
+    if routed.rewritten.is_some() {
+        listener.downstream.rewritten.inc();
+    }
 }
 
 fn note_endpoint(record: &mut access_log::Open, endpoint: &Endpoint) {
@@ -193,10 +148,10 @@ fn note_endpoint(record: &mut access_log::Open, endpoint: &Endpoint) {
 /// Says why with a TLS alert, then closes so that the alert arrives: a socket that is closed with unread bytes is
 /// reset by the kernel, and a reset overtakes the alert. What the client still sends is read for a moment, no longer.
 async fn refuse(client: &TcpStream, error: &Error, listener: &Listener) {
-    if let Error::Hello(refusal) = error {
-        listener.downstream.hello_refused.with_label_values(&[refusal.reason()]).inc();
+    if let Error::Beginning(error) = error {
+        listener.downstream.hello_refused.with_label_values(&[error::reason(error)]).inc();
     }
-    let Some(alert) = error.alert() else { return };
+    let Some(alert) = error.alert().filter(|_| listener.speaks_tls()) else { return };
     // Seven bytes always fit into an empty send buffer; a client that is gone needs no alert.
     if client.try_write(&alert.record()).is_err() || SockRef::from(client).shutdown(Shutdown::Write).is_err()
     {
@@ -215,17 +170,6 @@ async fn discard(client: &TcpStream) {
             Err(_) => return,
         }
     }
-}
-
-/// The error and its causes on one line.
-fn explain(error: &Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = std::error::Error::source(error);
-    while let Some(error) = cause {
-        text = format!("{text}: {error}");
-        cause = error.source();
-    }
-    text
 }
 
 #[cfg(test)]

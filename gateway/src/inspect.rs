@@ -1,42 +1,142 @@
-//! Reads the ClientHello off a socket, within the limits on its size and time.
+//! Reads what a connection begins with off a socket, within the limits on its size and time: a PROXY protocol header
+//! where the listener expects one, then the ClientHello.
 
 use std::io::ErrorKind;
+use std::net::SocketAddr;
 
+use eastgate_config::listener::ProxyProtocol;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout_at};
 
 use crate::client_hello::{ClientHello, Inspector, Refusal};
+use crate::proxy_protocol::{self, Verdict};
 
-/// Reads until the ClientHello is whole, and gives it with everything that was read: the endpoint gets those very
-/// bytes, because the ClientHello is hashed into the TLS transcript. The deadline is absolute, so that a client that drips is cut like one that
-/// is silent.
+/// What a connection is to begin with.
+#[derive(Debug, Clone, Copy)]
+pub struct Beginning {
+    /// A PROXY protocol header.
+    pub proxy_protocol: Option<ProxyProtocol>,
+    /// A ClientHello. Without one, the connection is relayed as it is.
+    pub hello: bool,
+    /// The largest ClientHello.
+    pub max_hello_bytes: usize,
+    /// For all of it. It is absolute, so that a client that drips is cut like one that is silent.
+    pub deadline: Instant,
+}
+
+/// What a connection began with.
+#[derive(Debug)]
+pub struct Begun {
+    /// The ClientHello, where one was expected.
+    pub hello: Option<ClientHello>,
+    /// Every byte that was read, but for the PROXY protocol header: the endpoint gets these very bytes, because the
+    /// ClientHello is hashed into the TLS transcript.
+    pub raw: Vec<u8>,
+    /// The client and the address it connected to, as the header tells them.
+    pub told: Option<(SocketAddr, SocketAddr)>,
+}
+
+/// Why a connection's beginning is refused.
+#[derive(Debug, Clone, Copy, thiserror::Error)]
+pub enum Error {
+    /// By its ClientHello.
+    #[error(transparent)]
+    Hello(#[from] Refusal),
+    /// By its PROXY protocol header.
+    #[error(transparent)]
+    Proxy(#[from] proxy_protocol::Error),
+}
+
+/// Reads until all that is expected is there.
 ///
 /// # Errors
 /// The bytes are refused, or did not come in time, or the client left.
-pub async fn client_hello(
-    client: &TcpStream,
-    max_hello_bytes: usize,
-    deadline: Instant,
-) -> Result<(ClientHello, Vec<u8>), Refusal> {
-    let mut inspector = Inspector::new(max_hello_bytes);
+pub async fn beginning(client: &TcpStream, expected: Beginning) -> Result<Begun, Error> {
+    let (told, rest) = match expected.proxy_protocol {
+        Some(rules) => proxy_header(client, rules, expected.deadline).await?,
+        None => (None, Vec::new()),
+    };
+    if !expected.hello {
+        return Ok(Begun { hello: None, raw: rest, told });
+    }
+    let (hello, raw) = client_hello(client, &rest, expected).await?;
+    Ok(Begun { hello: Some(hello), raw, told })
+}
+
+/// How a wait for bytes ended without any.
+enum Ended {
+    Closed,
+    TooSlow,
+}
+
+/// Reads some bytes. They are often there already, so reading is tried before waiting; while more may be there,
+/// `readable` returns at once, so that the deadline is looked at between reads, too.
+async fn read(client: &TcpStream, room: &mut [u8], deadline: Instant) -> Result<usize, Ended> {
     loop {
-        // The bytes are often there already, so reading is tried before waiting. `readable` returns at once while
-        // more may be there, which also checks the deadline between reads.
-        match client.try_read(inspector.room()) {
-            Ok(0) => return Err(inspector.closed()),
-            Ok(read) => {
-                inspector.received(read);
-                if let Some(hello) = inspector.advance()? {
-                    return Ok((hello, inspector.into_raw()));
-                }
-            }
+        match client.try_read(room) {
+            Ok(0) => return Err(Ended::Closed),
+            Ok(read) => return Ok(read),
             Err(error) if error.kind() == ErrorKind::WouldBlock => {}
-            Err(_) => return Err(inspector.closed()),
+            Err(_) => return Err(Ended::Closed),
         }
         match timeout_at(deadline, client.readable()).await {
             Ok(Ok(())) => {}
-            Ok(Err(_)) => return Err(inspector.closed()),
-            Err(_) => return Err(inspector.too_slow()),
+            Ok(Err(_)) => return Err(Ended::Closed),
+            Err(_) => return Err(Ended::TooSlow),
+        }
+    }
+}
+
+async fn client_hello(
+    client: &TcpStream,
+    already: &[u8],
+    expected: Beginning,
+) -> Result<(ClientHello, Vec<u8>), Refusal> {
+    let mut inspector = Inspector::new(expected.max_hello_bytes);
+    inspector.push(already);
+    loop {
+        if let Some(hello) = inspector.advance()? {
+            return Ok((hello, inspector.into_raw()));
+        }
+        if Instant::now() >= expected.deadline {
+            return Err(inspector.too_slow());
+        }
+        // An idle client costs no memory: room is made only when there is something to read.
+        if inspector.received_bytes() == 0 {
+            match timeout_at(expected.deadline, client.readable()).await {
+                Ok(Ok(())) => {}
+                Ok(Err(_)) => return Err(inspector.closed()),
+                Err(_) => return Err(inspector.too_slow()),
+            }
+        }
+        match read(client, inspector.room(), expected.deadline).await {
+            Ok(read) => inspector.received(read),
+            Err(Ended::Closed) => return Err(inspector.closed()),
+            Err(Ended::TooSlow) => return Err(inspector.too_slow()),
+        }
+    }
+}
+
+type Told = Option<(SocketAddr, SocketAddr)>;
+
+/// Reads the header, and gives what it tells and the bytes that came behind it.
+async fn proxy_header(
+    client: &TcpStream,
+    rules: ProxyProtocol,
+    deadline: Instant,
+) -> Result<(Told, Vec<u8>), proxy_protocol::Error> {
+    let mut bytes = Vec::new();
+    loop {
+        match proxy_protocol::parse(&bytes)? {
+            Verdict::NeedMore => {}
+            Verdict::Absent if rules.optional => return Ok((None, bytes)),
+            Verdict::Absent => return Err(proxy_protocol::Error::Missing),
+            Verdict::Header(told, length) => return Ok((told, bytes.split_off(length))),
+        }
+        let mut piece = [0; 512];
+        match read(client, &mut piece, deadline).await {
+            Ok(read) => bytes.extend_from_slice(piece.get(..read).unwrap_or_default()),
+            Err(Ended::Closed | Ended::TooSlow) => return Err(proxy_protocol::Error::Unfinished),
         }
     }
 }

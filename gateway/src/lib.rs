@@ -11,6 +11,7 @@ pub mod listener;
 pub mod table;
 pub mod upstream;
 
+pub mod proxy_protocol;
 pub mod relay;
 
 pub mod publish;

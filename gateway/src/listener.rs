@@ -1,27 +1,25 @@
 //! What every connection of one listener shares.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use eastgate_config::bootstrap::Settings;
 use eastgate_config::cluster::Keepalive;
+use eastgate_config::listener::Ends;
 
 use crate::access_log::AccessLog;
 use crate::client_hello::ClientHello;
 use crate::gate::Gate;
+use crate::inspect::Beginning;
 use crate::metrics::{self, Metrics};
-use crate::table::{self, Routed, Table};
+use crate::table::{self, Asked, Routed, Table};
 
 /// A bound listener.
 #[derive(Debug)]
 pub struct Listener {
     /// Its name in the table.
     pub name: Arc<str>,
-    /// The largest ClientHello.
-    pub max_hello_bytes: usize,
-    /// For the whole ClientHello.
-    pub hello_timeout: Duration,
     /// Endpoints to try for one connection.
     pub connect_attempts: u32,
     /// For sockets to endpoints, where their cluster does not say.
@@ -34,7 +32,10 @@ pub struct Listener {
     pub downstream: metrics::Downstream,
     /// The clients whose ClientHello is not complete yet, of all listeners.
     pub hellos: Gate,
+    max_hello_bytes: usize,
+    hello_timeout: Duration,
     idle_timeout: Duration,
+    began: Instant,
     table: Arc<ArcSwap<Table>>,
 }
 
@@ -59,27 +60,62 @@ impl Listener {
         let settings = &shared.settings;
         Self {
             name: name.into(),
-            max_hello_bytes: settings.inspect.max_hello_bytes,
-            hello_timeout: settings.inspect.timeout,
             connect_attempts: settings.upstream.connect_attempts,
             keepalive: settings.relay.keepalive,
             access_log: shared.access_log.clone(),
             metrics: shared.metrics.listener(name),
             downstream: shared.metrics.downstream.clone(),
             hellos: shared.hellos.clone(),
+            max_hello_bytes: settings.inspect.max_hello_bytes,
+            hello_timeout: settings.inspect.timeout,
             idle_timeout: settings.relay.idle_timeout,
+            began: Instant::now(),
             table: Arc::clone(&shared.table),
         }
     }
 
-    /// Where a connection with this hello goes. The table is let go before this returns: a connection keeps its
+    /// What a connection is to begin with, or `None` when the listener has taken as many as its rate limit allows.
+    pub fn admit(&self) -> Option<Beginning> {
+        let table = self.table.load();
+        let listener = table.listener(&self.name);
+        if let Some(rate) = listener.and_then(|listener| listener.rate.as_ref())
+            && !rate.take(self.clock())
+        {
+            return None;
+        }
+        let options = listener.map(|listener| &listener.config.options);
+        let max_hello =
+            options.and_then(|options| options.max_client_hello).and_then(|max| usize::try_from(max).ok());
+        let timeout = options.and_then(|options| options.inspect_timeout).unwrap_or(self.hello_timeout);
+        let now = tokio::time::Instant::now();
+        Some(Beginning {
+            proxy_protocol: options.and_then(|options| options.proxy_protocol),
+            hello: !options.is_some_and(|options| options.plain),
+            max_hello_bytes: max_hello.unwrap_or(self.max_hello_bytes),
+            // Envoy takes 0 for no limit; here the process's own limit holds then.
+            deadline: now + if timeout.is_zero() { self.hello_timeout } else { timeout },
+        })
+    }
+
+    /// Are its clients expected to speak TLS, so that an alert means something to them?
+    pub fn speaks_tls(&self) -> bool {
+        !self.table.load().listener(&self.name).is_some_and(|listener| listener.config.options.plain)
+    }
+
+    /// The time for rate limits: since the listener was bound.
+    pub fn clock(&self) -> Duration {
+        self.began.elapsed()
+    }
+
+    /// Where a connection goes that began with this hello, or with none. The table is let go before this returns: a connection keeps its
     /// cluster, however often the table is replaced meanwhile.
     ///
     /// # Errors
     /// No filter chain takes it.
-    pub fn route(&self, hello: &ClientHello) -> Result<Routed, table::Error> {
-        let draw = |below| fastrand::u64(..below);
-        self.table.load().route(&self.name, hello.server_name(), hello.alpn(), draw)
+    pub fn route(&self, hello: Option<&ClientHello>, ends: Ends) -> Result<Routed, table::Error> {
+        let asked = Asked { server_name: hello.map(ClientHello::server_name), ends };
+        let protocols = hello.into_iter().flat_map(ClientHello::alpn);
+        self.table.load().route(&self.name, &asked, protocols, |below| fastrand::u64(..below))
     }
 
     /// How long a connection of this chain may be silent. A chain that says 0 sets no limit, as in Envoy.

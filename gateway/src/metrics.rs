@@ -6,6 +6,9 @@ use prometheus::{
     TextEncoder,
 };
 
+mod xds;
+pub use xds::{Xds, timestamp};
+
 /// Names start with it.
 const NAMESPACE: &str = "eastgate";
 
@@ -17,6 +20,8 @@ pub struct Metrics {
     pub downstream: Downstream,
     /// The table and what it was made from.
     pub table: Table,
+    /// The conversation with the control plane.
+    pub xds: Xds,
     /// Records of the access log that were lost because its writer was behind.
     pub access_log_dropped: IntCounter,
     /// Whether `/ready` says yes.
@@ -140,6 +145,7 @@ impl Metrics {
                 clusters: made.gauge("clusters", "Clusters in the table")?,
                 publish_seconds: made.seconds("publish_seconds", "From a snapshot to its table in use")?,
             },
+            xds: Xds::new(&made)?,
             access_log_dropped: made.counter("access_log_dropped_total", "Access-log records lost")?,
             ready: made.gauge("ready", "1 when /ready says yes")?,
             registry,

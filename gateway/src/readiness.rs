@@ -1,7 +1,8 @@
 //! Whether the gateway should be sent connections, and what it still waits for.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, SystemTime};
 
 use prometheus::IntGauge;
 
@@ -9,6 +10,7 @@ use prometheus::IntGauge;
 #[derive(Debug, Clone)]
 pub struct Readiness {
     waiting: Arc<Mutex<BTreeSet<&'static str>>>,
+    remarks: Arc<Mutex<BTreeMap<&'static str, SystemTime>>>,
     ready: IntGauge,
 }
 
@@ -19,11 +21,18 @@ pub struct Wait {
     of: Readiness,
 }
 
+/// Something that is so since a moment and does not keep the gateway from being ready, until this is dropped.
+#[derive(Debug)]
+pub struct Remark {
+    what: &'static str,
+    of: Readiness,
+}
+
 impl Readiness {
     /// Ready as soon as no [`Wait`] is held; shown in this gauge.
     pub fn new(ready: IntGauge) -> Self {
         ready.set(1);
-        Self { waiting: Arc::default(), ready }
+        Self { waiting: Arc::default(), remarks: Arc::default(), ready }
     }
 
     /// Not ready until the returned guard is dropped.
@@ -37,6 +46,18 @@ impl Readiness {
     /// What is waited for; empty means ready.
     pub fn waiting_for(&self) -> Vec<&'static str> {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner).iter().copied().collect()
+    }
+
+    /// Ready all the same, but operators are told this until the returned guard is dropped.
+    pub fn remark(&self, what: &'static str, since: SystemTime) -> Remark {
+        self.remarks.lock().unwrap_or_else(PoisonError::into_inner).insert(what, since);
+        Remark { what, of: self.clone() }
+    }
+
+    /// The remarks, with their age.
+    pub fn remarks(&self, now: SystemTime) -> Vec<(&'static str, Duration)> {
+        let remarks = self.remarks.lock().unwrap_or_else(PoisonError::into_inner);
+        remarks.iter().map(|(what, since)| (*what, now.duration_since(*since).unwrap_or_default())).collect()
     }
 
     fn change(&self, change: impl FnOnce(&mut BTreeSet<&'static str>)) {
@@ -54,9 +75,26 @@ impl Drop for Wait {
     }
 }
 
+impl Drop for Remark {
+    fn drop(&mut self) {
+        self.of.remarks.lock().unwrap_or_else(PoisonError::into_inner).remove(self.what);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_remark_has_an_age_and_ends_with_its_guard() {
+        let readiness = Readiness::new(IntGauge::new("ready", "x").unwrap());
+        let now = SystemTime::now();
+        let remark = readiness.remark("serving saved state", now - Duration::from_secs(5));
+        assert_eq!(readiness.remarks(now), [("serving saved state", Duration::from_secs(5))]);
+        assert!(readiness.waiting_for().is_empty());
+        drop(remark);
+        assert!(readiness.remarks(now).is_empty());
+    }
 
     #[test]
     fn ready_means_that_nothing_is_waited_for() {

@@ -45,6 +45,9 @@ pub enum Error {
     /// Neither side sent anything for this long.
     #[error("nothing was sent in either direction for {0:?}")]
     Idle(Duration),
+    /// The connection is as old as it may become.
+    #[error("the connection was open for {0:?}, as long as it may be")]
+    Expired(Duration),
 }
 
 /// The bytes of one connection, and the shared counters that they are added to from time to time and at the end.
@@ -78,7 +81,16 @@ impl Drop for Meter<'_> {
     }
 }
 
-/// Relays until both directions have ended, one side broke, or nothing moved for `idle`.
+/// How long a connection may go on.
+#[derive(Debug, Clone, Copy)]
+pub struct Patience {
+    /// While nothing moves.
+    pub idle: Duration,
+    /// In all.
+    pub age: Option<Duration>,
+}
+
+/// Relays until both directions have ended, one side broke, or patience is at its end.
 ///
 /// # Errors
 /// The connection did not end by a FIN from each side. After [`Error::Broken`] both sockets are set to reset the
@@ -87,11 +99,11 @@ pub async fn run(
     client: &TcpStream,
     upstream: &TcpStream,
     meter: &Meter<'_>,
-    idle: Duration,
+    patience: Patience,
 ) -> Result<(), Error> {
     let result = tokio::select! {
         result = both(client, upstream, meter) => result,
-        () = silence(meter, idle) => Err(Error::Idle(idle)),
+        error = impatience(meter, patience) => Err(error),
     };
     if matches!(result, Err(Error::Broken { .. })) {
         for socket in [client, upstream] {
@@ -146,12 +158,13 @@ pub async fn reset(socket: &TcpStream) -> io::Error {
     }
 }
 
-/// Ends when nothing has moved for `idle`, give or take an eighth: one coarse look at the counters now and then costs
-/// less than a timer that is set anew with every read.
-async fn silence(meter: &Meter<'_>, idle: Duration) {
-    let step = (idle / 8).clamp(Duration::from_millis(1), PUBLISH_EVERY);
-    let mut seen = (0, 0);
-    let mut since = Instant::now();
+/// Ends when patience does, give or take an eighth: one coarse look at the counters now and then costs less than a
+/// timer that is set anew with every read.
+async fn impatience(meter: &Meter<'_>, Patience { idle, age }: Patience) -> Error {
+    let shortest = age.map_or(idle, |age| age.min(idle));
+    let step = (shortest / 8).clamp(Duration::from_millis(1), PUBLISH_EVERY);
+    let began = Instant::now();
+    let (mut seen, mut since) = ((0, 0), began);
     loop {
         tokio::time::sleep(step).await;
         let now = (meter.to_upstream.get(), meter.to_client.get());
@@ -159,7 +172,10 @@ async fn silence(meter: &Meter<'_>, idle: Duration) {
             meter.publish();
             (seen, since) = (now, Instant::now());
         } else if since.elapsed() >= idle {
-            return;
+            return Error::Idle(idle);
+        }
+        if let Some(age) = age.filter(|age| began.elapsed() >= *age) {
+            return Error::Expired(age);
         }
     }
 }

@@ -1,3 +1,4 @@
 //! Where snapshots come from.
 
 pub mod files;
+pub mod xds;

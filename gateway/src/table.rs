@@ -7,16 +7,18 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use eastgate_config::listener as config;
-use eastgate_config::server_name::{Pattern, ServerName};
+use eastgate_config::listener::Ends;
+use eastgate_config::route::Route;
+use eastgate_config::server_name::ServerName;
 use eastgate_config::snapshot::Snapshot;
 
 use crate::upstream::Cluster;
 use crate::upstream::cluster::Resolutions;
 
+mod listener;
 mod server_names;
 
-use server_names::ServerNames;
+pub use listener::{Limits, Listener};
 
 /// What the gateway does at present.
 #[derive(Debug, Default)]
@@ -29,12 +31,13 @@ pub struct Table {
     clusters: HashMap<String, Arc<Cluster>>,
 }
 
-/// A listener's names and chains.
-#[derive(Debug)]
-pub struct Listener {
-    /// What it was compiled from.
-    pub config: Arc<config::Listener>,
-    names: ServerNames,
+/// What is known of a connection that asks for its way.
+#[derive(Debug, Clone, Copy)]
+pub struct Asked<'a> {
+    /// The server name, where there was a ClientHello.
+    pub server_name: Option<&'a ServerName>,
+    /// Where it comes from and came to.
+    pub ends: Ends,
 }
 
 /// Where a connection goes.
@@ -48,6 +51,12 @@ pub struct Routed {
     pub rewritten: Option<String>,
     /// How long the connection may be silent, where the chain says.
     pub idle_timeout: Option<Duration>,
+    /// How old it may become, where the chain says.
+    pub max_duration: Option<Duration>,
+    /// How many endpoints may be tried, where the chain says.
+    pub connect_attempts: Option<u32>,
+    /// The chain's limits, where it has any.
+    pub limits: Option<Arc<Limits>>,
 }
 
 /// Why a connection goes nowhere.
@@ -65,6 +74,12 @@ pub enum Error {
     /// The chain wants a protocol that the client did not offer.
     #[error("filter chain {chain} takes only clients that offer one of its protocols (ALPN)")]
     NoProtocol {
+        /// Its name.
+        chain: String,
+    },
+    /// The chain's rules (RBAC) do not let this client in.
+    #[error("filter chain {chain} does not allow it (RBAC)")]
+    Denied {
         /// Its name.
         chain: String,
     },
@@ -92,10 +107,7 @@ impl Table {
         let listeners = snapshot.listeners.iter().map(|(name, config)| {
             let listener = match old.listeners.get(name) {
                 Some(old) if Arc::ptr_eq(&old.config, config) || old.config == *config => Arc::clone(old),
-                _ => Arc::new(Listener {
-                    config: Arc::clone(config),
-                    names: ServerNames::new(&config.filter_chains),
-                }),
+                old => Arc::new(Listener::build(config, old.map(|old| &**old))),
             };
             (name.clone(), listener)
         });
@@ -117,65 +129,60 @@ impl Table {
         self.clusters.values()
     }
 
-    /// Finds the way for a connection to this listener with this server name and these protocols. `draw(n)` gives a
-    /// number below `n` by chance, for a chain that spreads over several clusters.
+    /// The listener of this name.
+    pub fn listener(&self, name: &str) -> Option<&Arc<Listener>> {
+        self.listeners.get(name)
+    }
+
+    /// Finds the way for a connection to this listener that offers these protocols. `draw(n)` gives a number below `n`
+    /// by chance, for a chain that spreads over several clusters.
     ///
     /// The name is looked up as it was sent; if no chain takes it, as it is rewritten; then the default chain counts.
     ///
     /// # Errors
     /// No chain of this listener takes the connection. There is no other way in: that a cluster of the name exists
     /// is not enough (CVE-2021-31921).
-    pub fn route<'a>(
+    pub fn route<'p>(
         &self,
         listener: &str,
-        name: &ServerName,
-        protocols: impl Iterator<Item = &'a [u8]> + Clone,
+        asked: &Asked<'_>,
+        protocols: impl Iterator<Item = &'p [u8]> + Clone,
         draw: impl FnOnce(u64) -> u64,
     ) -> Result<Routed, Error> {
         let listener = self.listeners.get(listener).ok_or(Error::NoListener)?;
-        let (chain, rewritten) = listener.chain(name, protocols)?;
-        let cluster = drawn(&chain.route, draw);
-        match self.clusters.get(cluster) {
-            Some(cluster) => Ok(Routed {
-                cluster: Arc::clone(cluster),
-                chain: chain.name.clone(),
-                rewritten,
-                idle_timeout: chain.idle_timeout,
-            }),
-            None => Err(Error::NoCluster { chain: chain.name.clone(), cluster: cluster.into() }),
-        }
+        let taken = listener.chain(asked, protocols)?;
+        let chain = taken.chain;
+        let Some(cluster) = self.cluster(&chain.route, asked.server_name, draw) else {
+            let cluster =
+                chain.route.clusters.first().map(|cluster| cluster.name.clone()).unwrap_or_default();
+            return Err(Error::NoCluster { chain: chain.name.clone(), cluster });
+        };
+        Ok(Routed {
+            cluster: Arc::clone(cluster),
+            chain: chain.name.clone(),
+            rewritten: taken.rewritten,
+            idle_timeout: chain.idle_timeout,
+            max_duration: chain.options.max_connection_duration,
+            connect_attempts: chain.options.max_connect_attempts,
+            limits: taken.limits,
+        })
     }
-}
 
-impl Listener {
-    fn chain<'a>(
+    fn cluster(
         &self,
-        name: &ServerName,
-        protocols: impl Iterator<Item = &'a [u8]> + Clone,
-    ) -> Result<(&config::FilterChain, Option<String>), Error> {
-        let chains = &self.config.filter_chains;
-        let as_sent = |chain: &config::FilterChain| chain.matches.sent_as.is_empty();
-        if let Some(found) = self.names.find(name.as_str(), chains, as_sent, protocols.clone()) {
-            return Ok((found?, None));
-        }
-        let rewritten = self.config.rewrites.iter().find_map(|rewrite| rewrite.apply(name.as_str()));
-        if let Some(rewritten) = &rewritten {
-            let under = |pattern: &Pattern| pattern.matches(name.host());
-            let allowed =
-                |chain: &config::FilterChain| as_sent(chain) || chain.matches.sent_as.iter().any(under);
-            if let Some(found) = self.names.find(rewritten, chains, allowed, protocols.clone()) {
-                return Ok((found?, Some(rewritten.clone())));
-            }
-        }
-        match self.names.default_chain(chains, protocols) {
-            Some(found) => Ok((found?, None)),
-            None => Err(Error::NoChain { rewritten }),
-        }
+        route: &Route,
+        name: Option<&ServerName>,
+        draw: impl FnOnce(u64) -> u64,
+    ) -> Option<&Arc<Cluster>> {
+        let by_name = route.by_server_name.as_ref().zip(name);
+        let named =
+            by_name.and_then(|(by_name, name)| self.clusters.get(&by_name.cluster_for(name.as_str())?));
+        named.or_else(|| self.clusters.get(drawn(route, draw)))
     }
 }
 
 /// One of a route's clusters, by weight.
-fn drawn(route: &eastgate_config::route::Route, draw: impl FnOnce(u64) -> u64) -> &str {
+fn drawn(route: &Route, draw: impl FnOnce(u64) -> u64) -> &str {
     let [first, rest @ ..] = route.clusters.as_slice() else { return "" };
     if rest.is_empty() {
         return &first.name;

@@ -91,8 +91,11 @@ fn wire_types_stay_where_they_are_decoded() {
         let allowed = [
             "proto/",
             "config/src/xds",
+            "config/examples/xds",
             "config/tests/",
             "config/fuzz/",
+            "config/examples/xds",
+            "config/benches/",
             "gateway/src/source/xds",
             "gateway/tests/",
         ];

@@ -32,3 +32,30 @@ pub struct TypedStruct {
     #[prost(message, optional, tag = "2")]
     pub value: Option<envoy_types::pb::google::protobuf::Struct>,
 }
+
+/// What is asked of the mesh's CA (`istio.v1.auth.IstioCertificateRequest` in istio/api).
+#[derive(Clone, PartialEq, Message)]
+pub struct IstioCertificateRequest {
+    /// The signing request as PEM.
+    #[prost(string, tag = "1")]
+    pub csr: String,
+    /// For how many seconds; the CA may give less.
+    #[prost(int64, tag = "3")]
+    pub validity_duration: i64,
+    /// Such as which signer is wanted.
+    #[prost(message, optional, tag = "4")]
+    pub metadata: Option<envoy_types::pb::google::protobuf::Struct>,
+}
+
+/// What it answers (`istio.v1.auth.IstioCertificateResponse`).
+#[derive(Clone, PartialEq, Eq, Message)]
+pub struct IstioCertificateResponse {
+    /// PEM, the leaf first and the root last.
+    #[prost(string, repeated, tag = "1")]
+    pub cert_chain: Vec<String>,
+}
+
+impl IstioCertificateRequest {
+    /// The method that takes it.
+    pub const METHOD: &str = "/istio.v1.auth.IstioCertificateService/CreateCertificate";
+}

@@ -5,7 +5,7 @@
 pub use envoy_types::pb::envoy;
 pub use envoy_types::pb::google;
 pub use envoy_types::pb::xds;
-pub use prost::Message;
+pub use prost::{DecodeError, Message};
 
 pub mod istio;
 pub mod json;

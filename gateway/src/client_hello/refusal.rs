@@ -183,6 +183,8 @@ pub enum Alert {
     RecordOverflow = 22,
     /// A field that is well formed and yet not allowed.
     IllegalParameter = 47,
+    /// The connection is not allowed to whoever asks for it.
+    AccessDenied = 49,
     /// Lengths that do not add up.
     DecodeError = 50,
     /// A protocol version that cannot be served.
@@ -211,6 +213,7 @@ impl Alert {
             Self::UnexpectedMessage => "unexpected_message",
             Self::RecordOverflow => "record_overflow",
             Self::IllegalParameter => "illegal_parameter",
+            Self::AccessDenied => "access_denied",
             Self::DecodeError => "decode_error",
             Self::ProtocolVersion => "protocol_version",
             Self::InternalError => "internal_error",

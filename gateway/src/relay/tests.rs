@@ -18,6 +18,10 @@ fn pair() -> (StdStream, StdStream) {
 }
 
 fn relayed(idle: Duration) -> Relayed {
+    relayed_with(Patience { idle, age: None })
+}
+
+fn relayed_with(patience: Patience) -> Relayed {
     let (client, client_inner) = pair();
     let (upstream, upstream_inner) = pair();
     let relay = std::thread::spawn(move || {
@@ -29,7 +33,7 @@ fn relayed(idle: Duration) -> Relayed {
             });
             let totals = [const { AtomicU64::new(0) }; 2];
             let meter = Meter::new((&totals[0], &totals[1]));
-            let result = run(&inner[0], &inner[1], &meter, idle).await;
+            let result = run(&inner[0], &inner[1], &meter, patience).await;
             let counted = (meter.to_upstream.get(), meter.to_client.get());
             drop(meter);
             let published = totals.map(|total| total.load(Relaxed));
@@ -178,4 +182,13 @@ fn silence_ends_a_connection_and_bytes_keep_it() {
     }
     assert!(!relay.is_finished());
     assert!(matches!(relay.join().unwrap().0, Err(Error::Idle(_))));
+}
+
+#[test]
+fn a_connection_that_is_old_enough_ends_even_while_it_is_busy() {
+    let patience = Patience { idle: LONG, age: Some(Duration::from_millis(50)) };
+    let Relayed { mut client, mut upstream, relay } = relayed_with(patience);
+    let mut piece = [0; 1];
+    while client.write_all(b"x").is_ok() && upstream.read_exact(&mut piece).is_ok() {}
+    assert!(matches!(relay.join().unwrap().0, Err(Error::Expired(_))));
 }

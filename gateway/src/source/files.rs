@@ -98,7 +98,7 @@ pub async fn run(
     snapshots: watch::Sender<Option<Arc<Snapshot>>>,
 ) -> Result<(), Error> {
     let (events, mut changed) = mpsc::channel(1);
-    let watcher = watch_directory(&root, events);
+    let watcher = watch_directory(&root, RecursiveMode::Recursive, events);
     let mut index = Index::default();
     let mut files = read(&root)?;
     if files.is_empty() {
@@ -127,14 +127,18 @@ pub async fn run(
 }
 
 /// Events that only say "look again"; the channel of one keeps any number of them.
-fn watch_directory(root: &Path, events: mpsc::Sender<()>) -> Option<notify::RecommendedWatcher> {
+pub(super) fn watch_directory(
+    root: &Path,
+    mode: RecursiveMode,
+    events: mpsc::Sender<()>,
+) -> Option<notify::RecommendedWatcher> {
     let looked = move |event: notify::Result<notify::Event>| {
         if event.is_ok_and(|event| !event.kind.is_access()) {
             let _ = events.try_send(());
         }
     };
     let watcher = notify::recommended_watcher(looked).and_then(|mut watcher| {
-        watcher.watch(root, RecursiveMode::Recursive)?;
+        watcher.watch(root, mode)?;
         Ok(watcher)
     });
     watcher
@@ -143,7 +147,7 @@ fn watch_directory(root: &Path, events: mpsc::Sender<()>) -> Option<notify::Reco
 }
 
 /// Returns when something has changed and it is quiet again.
-async fn settle(changed: &mut mpsc::Receiver<()>, watched: bool) {
+pub(super) async fn settle(changed: &mut mpsc::Receiver<()>, watched: bool) {
     // Even with events there is a look now and then: a directory that was replaced as a whole sends none.
     let _ = tokio::time::timeout(LOOK_EVERY, async {
         if !watched || changed.recv().await.is_none() {

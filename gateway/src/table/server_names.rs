@@ -33,7 +33,9 @@ impl ServerNames {
             }
         }
         // A chain that asks for a protocol goes before one of the same name that takes whoever is left.
-        let asks_nothing = |index: &usize| chains[*index].matches.application_protocols.is_empty();
+        let asks_nothing = |index: &usize| {
+            chains.get(*index).is_none_or(|chain| chain.matches.application_protocols.is_empty())
+        };
         let lists = names.exact.values_mut().chain(names.suffix.values_mut()).chain([&mut names.any]);
         lists.for_each(|indices| indices.sort_by_key(asks_nothing));
         names
@@ -41,17 +43,14 @@ impl ServerNames {
 
     /// The chain for a name, or `None` where no allowed chain has it. Once a chain has the name, a less specific one
     /// is not asked, even if the protocols do not fit: as in Envoy, there is no way back.
-    pub(super) fn find<'a, 'c>(
+    pub(super) fn find<'p>(
         &self,
         name: &str,
-        chains: &'c [FilterChain],
+        chains: &[FilterChain],
         allowed: impl Fn(&FilterChain) -> bool,
-        protocols: impl Iterator<Item = &'a [u8]> + Clone,
-    ) -> Option<Result<&'c FilterChain, Error>> {
-        let chosen = |indices: &Vec<usize>| {
-            let candidates = indices.iter().map(|index| &chains[*index]).filter(|chain| allowed(chain));
-            choose(candidates, protocols.clone())
-        };
+        protocols: impl Iterator<Item = &'p [u8]> + Clone,
+    ) -> Option<Result<usize, Error>> {
+        let chosen = |indices: &Vec<usize>| choose(indices, chains, &allowed, protocols.clone());
         if let Some(found) = self.exact.get(name).and_then(chosen) {
             return Some(found);
         }
@@ -63,26 +62,30 @@ impl ServerNames {
     }
 
     /// The chain that takes every name.
-    pub(super) fn default_chain<'a, 'c>(
+    pub(super) fn any<'p>(
         &self,
-        chains: &'c [FilterChain],
-        protocols: impl Iterator<Item = &'a [u8]> + Clone,
-    ) -> Option<Result<&'c FilterChain, Error>> {
-        choose(self.any.iter().map(|index| &chains[*index]), protocols)
+        chains: &[FilterChain],
+        allowed: impl Fn(&FilterChain) -> bool,
+        protocols: impl Iterator<Item = &'p [u8]> + Clone,
+    ) -> Option<Result<usize, Error>> {
+        choose(&self.any, chains, &allowed, protocols)
     }
 }
 
-/// The first chain whose protocols the client speaks; an error where there are chains and it speaks none's.
-fn choose<'a, 'c>(
-    candidates: impl Iterator<Item = &'c FilterChain>,
-    protocols: impl Iterator<Item = &'a [u8]> + Clone,
-) -> Option<Result<&'c FilterChain, Error>> {
+/// The first allowed chain whose protocols the client speaks; an error where there are chains and it speaks none's.
+fn choose<'p>(
+    indices: &[usize],
+    chains: &[FilterChain],
+    allowed: &impl Fn(&FilterChain) -> bool,
+    protocols: impl Iterator<Item = &'p [u8]> + Clone,
+) -> Option<Result<usize, Error>> {
     let mut refused = None;
-    for chain in candidates {
+    for &index in indices {
+        let Some(chain) = chains.get(index).filter(|chain| allowed(chain)) else { continue };
         let wanted = &chain.matches.application_protocols;
         let offered = |wanted: &String| protocols.clone().any(|offer| offer == wanted.as_bytes());
         if wanted.is_empty() || wanted.iter().any(offered) {
-            return Some(Ok(chain));
+            return Some(Ok(index));
         }
         refused.get_or_insert(chain);
     }

@@ -1,6 +1,8 @@
+use eastgate_config::cidr::Cidr;
 use eastgate_config::cluster;
-use eastgate_config::listener::{ChainMatch, FilterChain};
-use eastgate_config::route::{Rewrite, Route, WeightedCluster};
+use eastgate_config::listener::{ChainMatch, ConnectionLimit, ConnectionMatch, FilterChain, Transport};
+use eastgate_config::rbac::{Action, Permission, Policy, Principal, Rbac};
+use eastgate_config::route::{ByServerName, Rewrite, Route, WeightedCluster};
 
 use super::*;
 
@@ -27,7 +29,7 @@ fn table(chains: Vec<FilterChain>) -> Table {
     for name in chains.iter().map(|chain| &chain.name).chain([&"not-routed".to_string()]) {
         snapshot.clusters.insert(name.clone(), Arc::new(cluster::Cluster::new(name, vec![])));
     }
-    let listener = config::Listener {
+    let listener = eastgate_config::listener::Listener {
         name: "l".into(),
         address: ([127, 0, 0, 1], 15443).into(),
         rewrites: vec![Rewrite::global_to("cluster.local")],
@@ -38,10 +40,16 @@ fn table(chains: Vec<FilterChain>) -> Table {
     Table::build(Arc::new(snapshot), &Resolutions::new(), &Table::default())
 }
 
+fn asked(name: &ServerName) -> Asked<'_> {
+    let remote = ([192, 0, 2, 1], 1).into();
+    let ends = Ends { destination: ([127, 0, 0, 1], 15443).into(), direct_remote: remote, remote };
+    Asked { server_name: Some(name), ends }
+}
+
 fn route(table: &Table, name: &str, protocols: &[&str]) -> Result<String, Error> {
     let name = name.parse().unwrap();
     let offered = protocols.iter().map(|protocol| protocol.as_bytes());
-    table.route("l", &name, offered, |_| 0).map(|routed| routed.cluster.config.name.clone())
+    table.route("l", &asked(&name), offered, |_| 0).map(|routed| routed.cluster.config.name.clone())
 }
 
 #[test]
@@ -70,7 +78,7 @@ fn only_what_a_chain_names_is_reachable() {
     assert!(route(&table, "a.b", &[]).is_ok());
     // A cluster of this very name exists, but no chain names it.
     assert_eq!(route(&table, "not-routed", &[]), Err(Error::NoChain { rewritten: None }));
-    let routed = table.route("other", &"a.b".parse().unwrap(), std::iter::empty(), |_| 0);
+    let routed = table.route("other", &asked(&"a.b".parse().unwrap()), std::iter::empty(), |_| 0);
     assert_eq!(routed.map(drop), Err(Error::NoListener));
 }
 
@@ -144,4 +152,84 @@ fn a_chain_to_a_cluster_that_is_not_there_says_so() {
     lost.route = Route::to("nowhere");
     let error = route(&table(vec![lost]), "a.b", &[]).unwrap_err();
     assert_eq!(error, Error::NoCluster { chain: "a".into(), cluster: "nowhere".into() });
+}
+
+#[test]
+fn rules_about_the_client_are_enforced_after_the_chain_is_found() {
+    let mut guarded = chain("a", &["a.b"], &[], &[]);
+    let inside = Cidr::new("192.0.2.0".parse().unwrap(), 24).unwrap();
+    let policy = |principal| Policy {
+        name: "p".into(),
+        permissions: vec![Permission::Any],
+        principals: vec![principal],
+    };
+    let allow = Rbac { action: Action::Allow, policies: vec![policy(Principal::RemoteIp(inside))] };
+    guarded.options.rbac = vec![allow.clone()];
+    assert!(route(&table(vec![guarded.clone()]), "a.b", &[]).is_ok());
+    guarded.options.rbac.push(Rbac { action: Action::Deny, ..allow });
+    let table = table(vec![guarded, chain("wide", &["*"], &[], &[])]);
+    assert_eq!(
+        route(&table, "a.b", &[]),
+        Err(Error::Denied { chain: "a".into() }),
+        "no wider chain may take it"
+    );
+}
+
+#[test]
+fn a_name_chooses_its_own_cluster_only_where_the_chain_says_so_and_covers_it() {
+    let sni = "outbound_.80_._.a.b.svc.cluster.local";
+    let mut by_name = chain("by-name", &["*.global"], &[], &[]);
+    by_name.route.by_server_name = Some(ByServerName { rewrites: vec![Rewrite::global_to("cluster.local")] });
+    let table = table(vec![by_name, chain(sni, &["nobody"], &[], &[])]);
+    assert_eq!(route(&table, "outbound_.80_._.a.b.global", &[]).unwrap(), sni);
+    assert_eq!(
+        route(&table, "outbound_.81_._.a.b.global", &[]).unwrap(),
+        "by-name",
+        "the chain's own cluster"
+    );
+    assert_eq!(route(&table, "not-routed.global", &[]).unwrap(), "by-name");
+    assert!(route(&table, sni, &[]).is_err(), "no pattern of the chain covers it");
+}
+
+#[test]
+fn chains_of_one_name_are_told_apart_by_where_the_connection_comes_from() {
+    let mut near = chain("near", &["a.b"], &[], &[]);
+    near.matches.connection.source_ranges = vec![Cidr::new("10.0.0.0".parse().unwrap(), 8).unwrap()];
+    let mut other_port = chain("port", &["a.b"], &[], &[]);
+    other_port.matches.connection.destination_port = Some(1);
+    let table = table(vec![near, other_port, chain("rest", &["a.b"], &[], &[])]);
+    assert_eq!(route(&table, "a.b", &[]).unwrap(), "rest");
+}
+
+#[test]
+fn a_connection_without_a_hello_is_taken_by_a_chain_that_wants_none() {
+    let mut plain = chain("plain", &["*"], &[], &[]);
+    plain.matches.connection = ConnectionMatch { transport: Transport::Any, ..Default::default() };
+    let table = table(vec![chain("tls", &["*"], &[], &[]), plain]);
+    let asked = Asked { server_name: None, ends: asked(&"a.b".parse().unwrap()).ends };
+    let routed = table.route("l", &asked, std::iter::empty(), |_| 0).unwrap();
+    assert_eq!(routed.chain, "plain");
+}
+
+#[test]
+fn what_is_counted_towards_a_limit_outlives_the_table() {
+    let mut limited = chain("a", &["a.b"], &[], &[]);
+    limited.options.connection_limit = Some(ConnectionLimit { max_connections: 1, delay: Duration::ZERO });
+    let one = table(vec![limited.clone()]);
+    let pass = limit_of(&one).enter();
+    limited.options.max_connect_attempts = Some(2);
+    let mut snapshot = (*one.snapshot).clone();
+    let mut listener = (*snapshot.listeners["l"]).clone();
+    listener.filter_chains = vec![limited];
+    snapshot.listeners.insert("l".into(), Arc::new(listener));
+    let two = Table::build(Arc::new(snapshot), &Resolutions::new(), &one);
+    assert!(pass.is_some() && limit_of(&two).enter().is_none());
+    drop(pass);
+    assert!(limit_of(&two).enter().is_some());
+}
+
+fn limit_of(table: &Table) -> crate::gate::Gate {
+    let name = "a.b".parse().unwrap();
+    let routed = table.route("l", &asked(&name), std::iter::empty(), |_| 0).unwrap();
+    routed.limits.unwrap().connections.as_ref().unwrap().0.clone()
 }

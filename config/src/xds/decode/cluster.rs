@@ -243,6 +243,8 @@ fn circuit_breakers(message: &wire::Cluster, cluster: &mut Cluster) {
 fn refuse_what_is_unsafe(message: &wire::Cluster) -> Result<(), Problem> {
     let selectors = message.lb_subset_config.as_ref().map_or(0, |subsets| subsets.subset_selectors.len());
     let unsafe_fields = [
+        // Each endpoint is compared with each of them; istiod sends two or three.
+        (message.transport_socket_matches.len() > 100, "transport_socket_matches", "there are more than 100"),
         (selectors > 0, "lb_subset_config", "endpoints are not chosen by their metadata here"),
         (message.upstream_bind_config.is_some(), "upstream_bind_config", "source addresses are not set here"),
         (

@@ -14,6 +14,11 @@ use crate::locality::Locality;
 
 /// As Envoy has it; each priority is looked through for every connection that finds the ones before it down.
 const MAX_PRIORITY: u32 = 128;
+/// As many addresses as any workload has. A named endpoint can be listed any number of times for a few bytes each, so
+/// that what one endpoint takes must be bounded.
+const MAX_ADDITIONAL: usize = 16;
+/// The longest DNS name.
+const MAX_HOSTNAME: usize = 255;
 /// What Istio's `EndpointMetadata` chooses a transport socket by.
 const SOCKET_MATCH: &str = "envoy.transport_socket_match";
 
@@ -162,6 +167,13 @@ impl Reader<'_> {
             weight => weight.unwrap_or(1),
         };
         endpoint.health = health(message.health_status);
+        if inner.hostname.len() > MAX_HOSTNAME {
+            return Err(Problem::at("endpoint.hostname", "it is longer than 255 bytes"));
+        }
+        if inner.additional_addresses.len() > MAX_ADDITIONAL {
+            let reason = format!("there are more than {MAX_ADDITIONAL}");
+            return Err(Problem::at("endpoint.additional_addresses", reason));
+        }
         endpoint.hostname.clone_from(&inner.hostname);
         if let Some(check) = inner.health_check_config.as_ref().filter(|check| check.port_value != 0) {
             let port = values::port("endpoint.health_check_config.port_value", check.port_value)?;

@@ -14,7 +14,9 @@ use wire::listener_filter::ConfigType;
 
 use super::values::{self, Address, duration};
 use super::{Findings, Problem, chain_match, cluster, filters};
-use crate::listener::{ChainMatch, FilterChain, Listener, ListenerOptions, ProxyProtocol, Transport};
+use crate::listener::{
+    ChainMatch, ConnectionMatch, FilterChain, Listener, ListenerOptions, ProxyProtocol, Transport,
+};
 use crate::server_name::Pattern;
 
 /// Decodes a listener. A bad chain is a finding; `previous` gives its last good version, where there is one.
@@ -62,10 +64,22 @@ struct Chains<'a> {
     previous: HashMap<&'a str, &'a FilterChain>,
     good: Vec<FilterChain>,
     names: HashSet<String>,
-    taken: HashMap<(ChainMatch, Option<String>), String>,
+    /// How many chains would have the same name.
+    alike: HashMap<String, usize>,
+    /// Which of the good chains takes what.
+    taken: HashMap<Key, usize>,
+    connections: HashMap<ConnectionMatch, usize>,
+    protocols: HashMap<String, usize>,
     /// Names of chains that were refused, and where their finding is.
     refused: Vec<(String, usize)>,
 }
+
+/// A name, and numbers for what else a match is about: written out, a few megabytes of a match could become as many
+/// gigabytes of keys.
+type Key = (usize, Pattern, Option<usize>);
+
+/// The most names times protocols of one chain; istiod's have one name and five protocols.
+const MAX_KEYS: usize = 65_536;
 
 impl<'a> Chains<'a> {
     fn new(previous: Option<&'a Listener>) -> Self {
@@ -74,7 +88,10 @@ impl<'a> Chains<'a> {
             previous: chains.map(|chain| (chain.name.as_str(), chain)).collect(),
             good: Vec::new(),
             names: HashSet::new(),
+            alike: HashMap::new(),
             taken: HashMap::new(),
+            connections: HashMap::new(),
+            protocols: HashMap::new(),
             refused: Vec::new(),
         }
     }
@@ -99,25 +116,44 @@ impl<'a> Chains<'a> {
             ("", None) => "unnamed".into(),
             (name, _) => name.to_owned(),
         };
-        let mut name = base.clone();
-        let mut number = 1;
-        while !self.names.insert(name.clone()) {
-            number += 1;
-            name = format!("{base}#{number}");
+        let number = self.alike.entry(base.clone()).or_default();
+        loop {
+            *number += 1;
+            let name = if *number == 1 { base.clone() } else { format!("{base}#{number}") };
+            if self.names.insert(name.clone()) {
+                return name;
+            }
         }
-        name
     }
 
     /// Two chains that take the same connections make Envoy refuse the listener; here the first of them keeps what
     /// it has and the second is refused.
     fn claim(&mut self, chain: &FilterChain) -> Result<(), Problem> {
-        let keys = keys(&chain.matches);
-        if let Some(other) = keys.iter().find_map(|key| self.taken.get(key)) {
-            let reason = format!("the chain {other:?} takes the same connections");
+        let keys = self.keys(&chain.matches)?;
+        let other = keys.iter().find_map(|key| self.taken.get(key));
+        if let Some(other) = other.and_then(|index| self.good.get(*index)) {
+            let reason = format!("the chain {:?} takes the same connections", other.name);
             return Err(Problem::at("filter_chain_match", reason));
         }
-        self.taken.extend(keys.into_iter().map(|key| (key, chain.name.clone())));
+        let index = self.good.len();
+        self.taken.extend(keys.into_iter().map(|key| (key, index)));
         Ok(())
+    }
+
+    /// One key for each name and protocol that a match takes.
+    fn keys(&mut self, matches: &ChainMatch) -> Result<Vec<Key>, Problem> {
+        let connection = number(&mut self.connections, &matches.connection);
+        let protocols: Vec<Option<usize>> = match matches.application_protocols.as_slice() {
+            [] => vec![None],
+            some => some.iter().map(|one| Some(number(&mut self.protocols, one))).collect(),
+        };
+        if matches.server_names.len().saturating_mul(protocols.len()) > MAX_KEYS {
+            let reason = format!("its names times its protocols are more than {MAX_KEYS}");
+            return Err(Problem::at("filter_chain_match", reason));
+        }
+        let names = matches.server_names.iter();
+        let keys = names.flat_map(|name| protocols.iter().map(move |one| (connection, name.clone(), *one)));
+        Ok(keys.collect())
     }
 
     /// A refused chain keeps its last good version, unless a good chain has taken its connections meanwhile.
@@ -134,24 +170,12 @@ impl<'a> Chains<'a> {
     }
 }
 
-/// One key for each name and protocol that a match takes.
-fn keys(matches: &ChainMatch) -> Vec<(ChainMatch, Option<String>)> {
-    let protocols: Vec<Option<String>> = match matches.application_protocols.as_slice() {
-        [] => vec![None],
-        some => some.iter().cloned().map(Some).collect(),
-    };
-    let mut keys = Vec::with_capacity(matches.server_names.len() * protocols.len());
-    for pattern in &matches.server_names {
-        for protocol in &protocols {
-            let key = ChainMatch {
-                server_names: vec![pattern.clone()],
-                connection: matches.connection.clone(),
-                ..ChainMatch::default()
-            };
-            keys.push((key, protocol.clone()));
-        }
+fn number<T: Clone + Eq + std::hash::Hash>(known: &mut HashMap<T, usize>, value: &T) -> usize {
+    let next = known.len();
+    match known.get(value) {
+        Some(number) => *number,
+        None => *known.entry(value.clone()).or_insert(next),
     }
-    keys
 }
 
 fn chain(name: String, message: &wire::FilterChain) -> Result<FilterChain, Problem> {

@@ -118,6 +118,11 @@ fn what_cannot_be_used_is_refused_by_its_field() {
     let mut zero = endpoint(socket("10.0.0.1", 80));
     zero.load_balancing_weight = number(0);
     assert!(refused(assignment(vec![zero])).starts_with(&format!("{at}.load_balancing_weight")));
+    let mut many = endpoint(socket("10.0.0.1", 80));
+    if let Some(HostIdentifier::Endpoint(inner)) = &mut many.host_identifier {
+        inner.additional_addresses = vec![wire::endpoint::AdditionalAddress::default(); 17];
+    }
+    assert!(refused(assignment(vec![many])).starts_with(&format!("{at}.endpoint.additional_addresses")));
     let mut far = assignment(vec![]);
     far.endpoints[0].priority = 129;
     assert!(refused(far).starts_with("endpoints[0].priority"));

@@ -361,3 +361,15 @@ fn weights_are_summed_up_in_32_bits_and_not_all_zero() {
         assert!(refused(weighted(wrong)).contains("weighted_clusters: the sum of the weights"));
     }
 }
+
+#[test]
+fn a_small_message_makes_no_mountain_of_keys_or_names() {
+    let mut wide = listener_message("l", &[("a.b", "c")]);
+    let matches = wide.filter_chains[0].filter_chain_match.as_mut().unwrap();
+    matches.server_names = (0..1000).map(|number| format!("n{number}.example")).collect();
+    matches.application_protocols = (0..1000).map(|number| format!("p{number}")).collect();
+    assert!(refused(wide).contains("its names times its protocols are more than 65536"));
+    let mut many = listener_message("l", &[]);
+    many.filter_chains = vec![wire::FilterChain::default(); 50_000];
+    assert!(decode(many, None).is_err());
+}

@@ -1,0 +1,88 @@
+//! The table of settings.
+
+use super::ENV_PREFIX;
+
+/// One setting: its path in the file, and what it means.
+#[derive(Debug)]
+pub struct Key {
+    /// Such as `inspect.timeout`.
+    pub path: &'static str,
+    /// One line for people.
+    pub meaning: &'static str,
+}
+
+impl Key {
+    /// The environment variable, such as `EASTGATE_INSPECT_TIMEOUT`.
+    pub fn variable(&self) -> String {
+        format!("{ENV_PREFIX}{}", self.path.replace('.', "_").to_uppercase())
+    }
+}
+
+const fn key(path: &'static str, meaning: &'static str) -> Key {
+    Key { path, meaning }
+}
+
+/// Every setting, in the order of the file.
+pub const KEYS: &[Key] = &[
+    key("node.namespace", "the namespace that the gateway runs in"),
+    key(
+        "node.labels",
+        "the gateway's labels; a Gateway applies whose selector they meet (none: every Gateway)",
+    ),
+    key("node.cluster_domain", "the suffix of the cluster's own names"),
+    key("node.address", "the gateway's own address in its xDS node; empty: INSTANCE_IP, or the first found"),
+    key("node.trust_domain", "the SPIFFE trust domain of the gateway's own certificate"),
+    key("node.metadata", "a map laid over the xDS node's metadata; values are text, as Istio wants them"),
+    key("source.mesh_dir", "a directory of Istio and Kubernetes resources to serve, watched for changes"),
+    key("source.xds_file", "a file of xDS resources to serve, as a DiscoveryResponse, watched for changes"),
+    key(
+        "xds.addresses",
+        "control planes by priority: HOST:15012 is TLS, HOST:15010 and http:// plaintext, or unix:/PATH",
+    ),
+    key("xds.variant", "delta or sotw (state of the world)"),
+    key("xds.token_path", "the bearer token, read for every stream and sent over TLS or a Unix socket only"),
+    key("xds.root_paths", "the mesh root certificate: the first of these files that there is"),
+    key("xds.server_name", "the name in the control plane's certificate, where it is not the address's"),
+    key(
+        "xds.certificate_path",
+        "a client certificate chain for the control plane, read for every connection",
+    ),
+    key("xds.key_path", "its key"),
+    key("xds.csr", "have the mesh's CA issue the client certificate, and renew it at half its life"),
+    key("xds.ca_address", "that CA, written as in xds.addresses; empty: the first of these"),
+    key("xds.certificate_lifetime", "asked of the CA"),
+    key("xds.state_dir", "where the last accepted resources are kept for a start without a control plane"),
+    key("xds.init_timeout", "how long a new cluster waits for its first endpoints"),
+    key("xds.response_timeout", "a control plane that still owes an answer this long is given up"),
+    key("xds.coalesce", "changes within this time become one table"),
+    key("xds.guard.action", "for an update that takes away suspiciously much: off, warn or hold"),
+    key("xds.guard.max_removed_percent", "more than this share of clusters going at once is suspicious"),
+    key("xds.guard.min_removed", "if it is at least so many"),
+    key("xds.guard.hold_for", "how long hold keeps them"),
+    key("xds.max_message_bytes", "the largest message of a control plane"),
+    key("listen.address", "where a listener binds whose Gateway does not say"),
+    key("listen.ports", "Gateway port to bind address, such as {15443: 127.0.0.1:8443}, where they differ"),
+    key("inspect.max_hello_bytes", "the largest ClientHello, up to 131072"),
+    key("inspect.timeout", "for the whole ClientHello, from accept"),
+    key("routing.require_istio_alpn", "AUTO_PASSTHROUGH takes mesh clients only (they offer an istio ALPN)"),
+    key(
+        "routing.rewrites",
+        "{pattern, replacement} list for AUTO_PASSTHROUGH; empty: .global to .svc.CLUSTER_DOMAIN",
+    ),
+    key("upstream.connect_timeout", "for one attempt, where no DestinationRule says"),
+    key("upstream.connect_attempts", "endpoints to try before the client is refused"),
+    key("relay.idle_timeout", "close a connection that is silent in both directions for this long"),
+    key("relay.keepalive.time", "silence before the first TCP keepalive probe, on both sides"),
+    key("relay.keepalive.interval", "between keepalive probes"),
+    key("relay.keepalive.probes", "unanswered probes before a connection is given up"),
+    key("limits.max_connections", "open client connections; 0 takes what the file descriptors allow"),
+    key("limits.max_pending_hellos", "clients whose ClientHello is not complete yet"),
+    key("threads", "data threads; 0 is one for each core"),
+    key("admin.address", "metrics, /clusters, /config_dump; loopback unless you know better"),
+    key("admin.readiness_address", "/healthz/ready for Kubernetes; empty for none"),
+    key("access_log.path", "one record for each connection; - is standard output, empty is off"),
+    key("access_log.format", "json or text"),
+    key("log.level", "error, warn, info, debug, or a tracing filter such as info,eastgate=debug"),
+    key("log.format", "text or json"),
+    key("drain.timeout", "after SIGTERM, how long open connections may go on"),
+];

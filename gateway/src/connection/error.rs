@@ -1,0 +1,135 @@
+//! Why a connection did not end in the ordinary way: for the log, for the metric, and for the client.
+
+use crate::client_hello::{Alert, Refusal};
+use crate::inspect;
+use crate::relay::{self, Side};
+use crate::{table, upstream};
+
+/// Why a connection did not end in the ordinary way.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Its first bytes were refused.
+    #[error("refused ({reason}): {0}", reason = reason(.0))]
+    Beginning(#[from] inspect::Error),
+    /// Too many clients are still sending their ClientHello.
+    #[error("{0} ClientHellos are pending (limits.max_pending_hellos)")]
+    Pending(usize),
+    /// More connections came in a time than the listener or its chain takes.
+    #[error("connections come faster than the rate limit allows (local_ratelimit)")]
+    TooFast,
+    /// The chain has as many connections as it may.
+    #[error("filter chain {chain} has its {limit} connections (connection_limit)")]
+    TooMany {
+        /// Its name.
+        chain: String,
+        /// How many it may have.
+        limit: usize,
+    },
+    /// No filter chain takes it.
+    #[error(transparent)]
+    Route(#[from] table::Error),
+    /// No endpoint took it.
+    #[error(transparent)]
+    Upstream(#[from] upstream::Error),
+    /// The client left before an endpoint had taken the connection.
+    #[error("the client left while an endpoint was sought")]
+    ClientLeft,
+    /// It broke while bytes were relayed.
+    #[error(transparent)]
+    Relay(#[from] relay::Error),
+}
+
+/// Who an abnormal end is down to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fault {
+    /// The client sent what cannot be served, or broke off.
+    Client,
+    /// The endpoint.
+    Upstream,
+    /// The gateway or its configuration.
+    Gateway,
+}
+
+/// The reason in one word of a small fixed set, for a metric's label.
+pub(super) fn reason(error: &inspect::Error) -> &'static str {
+    match error {
+        inspect::Error::Hello(refusal) => refusal.reason(),
+        inspect::Error::Proxy(_) => "proxy_protocol",
+    }
+}
+
+impl Error {
+    /// Envoy's response flag
+    /// (<https://www.envoyproxy.io/docs/envoy/latest/configuration/observability/access_log/usage>).
+    pub fn flag(&self) -> &'static str {
+        match self {
+            Self::Beginning(inspect::Error::Hello(Refusal::TooSlow { .. })) => "DT",
+            Self::Beginning(inspect::Error::Hello(Refusal::ClosedEarly { .. } | Refusal::ClosedUnused))
+            | Self::ClientLeft => "DC",
+            Self::Beginning(_) => "DPE",
+            Self::Pending(_) | Self::TooMany { .. } => "OM",
+            Self::TooFast => "RL",
+            Self::Route(table::Error::NoCluster { .. }) => "NC",
+            Self::Route(table::Error::Denied { .. }) => "UAEX",
+            Self::Route(_) => "NR",
+            Self::Upstream(upstream::Error::NoEndpoint(_)) => "UH",
+            Self::Upstream(upstream::Error::Overflow { .. }) => "UO",
+            Self::Upstream(upstream::Error::Connect { .. }) => "UF",
+            Self::Relay(relay::Error::Broken { side: Side::Client, .. }) => "DC",
+            Self::Relay(relay::Error::Broken { side: Side::Upstream, .. }) => "UC",
+            Self::Relay(relay::Error::Idle(_)) => "SI",
+            Self::Relay(relay::Error::Expired(_)) => "DT",
+        }
+    }
+
+    /// Who it is down to.
+    pub fn fault(&self) -> Fault {
+        match self {
+            Self::Relay(relay::Error::Broken { side: Side::Upstream, .. }) | Self::Upstream(_) => {
+                Fault::Upstream
+            }
+            Self::Route(table::Error::NoListener | table::Error::NoCluster { .. })
+            | Self::Pending(_)
+            | Self::TooFast
+            | Self::TooMany { .. }
+            | Self::Relay(relay::Error::Expired(_)) => Fault::Gateway,
+            Self::Beginning(_) | Self::Route(_) | Self::ClientLeft | Self::Relay(_) => Fault::Client,
+        }
+    }
+
+    /// The alert that tells a TLS client, as long as no byte of an endpoint has been sent to it.
+    pub fn alert(&self) -> Option<Alert> {
+        match self {
+            // Nobody is there, or it is no TLS yet, or an endpoint speaks already.
+            Self::Beginning(inspect::Error::Hello(Refusal::ClosedUnused) | inspect::Error::Proxy(_))
+            | Self::ClientLeft
+            | Self::Relay(_) => None,
+            Self::Beginning(inspect::Error::Hello(refusal)) => Some(refusal.alert()),
+            Self::Route(table::Error::NoChain { .. } | table::Error::NoListener) => {
+                Some(Alert::UnrecognizedName)
+            }
+            Self::Route(table::Error::NoProtocol { .. }) => Some(Alert::NoApplicationProtocol),
+            Self::Route(table::Error::Denied { .. }) => Some(Alert::AccessDenied),
+            Self::Pending(_)
+            | Self::TooFast
+            | Self::TooMany { .. }
+            | Self::Route(table::Error::NoCluster { .. })
+            | Self::Upstream(_) => Some(Alert::InternalError),
+        }
+    }
+
+    /// The error and its causes on one line.
+    pub fn explain(&self) -> String {
+        let mut text = self.to_string();
+        let mut cause = std::error::Error::source(self);
+        while let Some(error) = cause {
+            let line = error.to_string();
+            // A transparent error's cause is the same line again.
+            if !text.ends_with(&line) {
+                text = format!("{text}: {line}");
+            }
+            cause = error.source();
+        }
+        text
+    }
+}

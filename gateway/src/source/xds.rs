@@ -1,0 +1,157 @@
+//! A control plane that speaks xDS, such as Istio's istiod: `config::xds` is the conversation, and this is its shell.
+//!
+//! One task keeps a stream open ([`stream`]); the loop in [`run`] gives what comes to the [`driver`].
+
+mod backoff;
+mod certificate;
+mod csr;
+mod driver;
+pub mod file;
+mod handle;
+mod identity;
+mod saver;
+mod state;
+mod stream;
+mod token;
+mod transport;
+
+use std::sync::Arc;
+
+use eastgate_config::bootstrap::Settings;
+use eastgate_config::bootstrap::xds::Xds;
+use eastgate_config::node::Identity;
+use eastgate_config::snapshot::Snapshot;
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
+
+use crate::metrics;
+use crate::readiness::Readiness;
+use certificate::ClientCertificate;
+use driver::{Driver, Parts};
+use stream::Planes;
+use transport::Transport;
+
+pub use handle::{Commands, Handle, Link, View, handle};
+pub use identity::identity;
+
+/// Responses that wait for the driver: one is being read while another is applied.
+const QUEUE: usize = 1;
+
+/// The ends that the source works between.
+#[derive(Debug)]
+pub struct Ends {
+    /// Where snapshots go.
+    pub snapshots: watch::Sender<Option<Arc<Snapshot>>>,
+    /// What is counted.
+    pub metrics: metrics::Xds,
+    /// Waits for the first snapshot, and is told when it is one from disk.
+    pub readiness: Readiness,
+    /// What is asked of it.
+    pub commands: Commands,
+}
+
+/// Serves what control planes say, over as many streams as it takes, until nobody listens any more. Losing them all
+/// changes nothing in what is served. If there is saved state, that is served before the first connection.
+pub async fn run(settings: Arc<Settings>, identity: Identity, ends: Ends) {
+    let Ends { snapshots, metrics, readiness, commands: Commands(mut commands) } = ends;
+    let (settled_sender, settled) = watch::channel(false);
+    let parts =
+        Parts { snapshots: snapshots.clone(), metrics: metrics.clone(), readiness, settled: settled_sender };
+    let mut driver = Driver::new(&settings.xds, &identity, parts);
+    restore(&mut driver, &settings.xds, &identity, &metrics).await;
+
+    // The tasks end with this function.
+    let mut tasks = JoinSet::new();
+    let certificate = client_certificate(&mut tasks, &settings, &identity, &metrics);
+    let planes = Planes {
+        addresses: settings.xds.addresses.clone(),
+        transport: Transport::new(&settings, certificate, &identity.cluster_id),
+        variant: settings.xds.variant.into(),
+        response_timeout: settings.xds.response_timeout,
+        max_message_bytes: settings.xds.max_message_bytes,
+        settled,
+    };
+    let (sender, mut events) = mpsc::channel(QUEUE);
+    tasks.spawn(planes.keep(sender));
+    loop {
+        driver.follow_up();
+        let deadline = driver.deadline();
+        let full = driver.full();
+        tokio::select! {
+            () = snapshots.closed() => return,
+            Some(event) = events.recv() => driver.event(event),
+            Some(command) = commands.recv() => driver.command(command),
+            () = at(deadline) => driver.due(),
+            () = room(full) => {}
+            () = written(&mut driver) => {}
+        }
+    }
+}
+
+async fn at(deadline: Option<tokio::time::Instant>) {
+    match deadline {
+        Some(deadline) => tokio::time::sleep_until(deadline).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Returns when the stream takes another request.
+async fn room(full: Option<mpsc::Sender<eastgate_config::xds::Request>>) {
+    match full {
+        // A stream that has ended says so with an event of its own.
+        Some(requests) if requests.reserve().await.is_ok() => {}
+        _ => std::future::pending().await,
+    }
+}
+
+async fn written(driver: &mut Driver) {
+    match &mut driver.saver {
+        Some(saver) => {
+            let ended = saver.written().await;
+            saver.note(ended);
+        }
+        None => std::future::pending().await,
+    }
+}
+
+async fn restore(driver: &mut Driver, settings: &Xds, identity: &Identity, metrics: &metrics::Xds) {
+    let Some(directory) = settings.state_dir.clone() else { return };
+    let node = identity.node.id.clone();
+    match tokio::task::spawn_blocking(move || state::read(&directory, &node)).await {
+        Ok(Ok(Some(state))) => driver.restore(state),
+        Ok(Ok(None)) => {}
+        Ok(Err((error, path))) => {
+            metrics.state_set_aside.with_label_values(&[error.reason()]).inc();
+            let error = transport::with_causes(&error);
+            let path = path.display();
+            tracing::warn!(error, %path, "the saved configuration is not used; waiting for a control plane instead");
+        }
+        Err(error) => tracing::warn!(%error, "the saved configuration was not read"),
+    }
+}
+
+fn client_certificate(
+    tasks: &mut JoinSet<()>,
+    settings: &Settings,
+    identity: &Identity,
+    metrics: &metrics::Xds,
+) -> ClientCertificate {
+    let xds = &settings.xds;
+    if let (Some(certificate), Some(key)) = (&xds.certificate_path, &xds.key_path) {
+        return ClientCertificate::Files { certificate: certificate.clone(), key: key.clone() };
+    }
+    let Some(address) = xds.ca_address.as_ref().or(xds.addresses.first()).filter(|_| xds.csr) else {
+        return ClientCertificate::None;
+    };
+    let (sender, issued) = watch::channel(None);
+    let certificate = ClientCertificate::Issued(issued);
+    let ca = csr::Ca {
+        address: address.clone(),
+        transport: Transport::new(settings, certificate.clone(), &identity.cluster_id),
+        spiffe: identity.spiffe.clone(),
+        lifetime: xds.certificate_lifetime,
+        metrics: metrics.clone(),
+    };
+    tasks.spawn(ca.keep(sender));
+    certificate
+}

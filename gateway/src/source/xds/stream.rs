@@ -1,0 +1,247 @@
+//! One stream after the other: connects, carries messages both ways, and says how it ended.
+
+use std::time::Duration;
+
+use eastgate_config::bootstrap::xds::Address;
+use eastgate_config::xds::{Request, Response, Variant};
+use eastgate_proto::envoy::service::discovery::v3 as discovery;
+use tokio::sync::{mpsc, watch};
+use tokio_stream::StreamExt;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::transport::Channel;
+use tonic::{Code, Status, Streaming};
+
+use super::backoff::Order;
+use super::transport::{self, Transport, with_causes};
+use discovery::aggregated_discovery_service_client::AggregatedDiscoveryServiceClient as Ads;
+
+/// Requests that wait for the network.
+const QUEUE: usize = 8;
+
+/// What happens on the way to a control plane.
+#[derive(Debug)]
+pub(super) enum Event {
+    /// A stream is being opened; requests for it go here.
+    Opened(Address, mpsc::Sender<Request>),
+    /// It sent this.
+    Response(Box<Response>),
+    /// The stream has ended, or there was none.
+    Ended {
+        /// Whose.
+        address: Address,
+        /// Had it sent anything?
+        answered: bool,
+        /// Why.
+        end: End,
+        /// When the next attempt is.
+        wait: Duration,
+    },
+}
+
+/// Why a stream ended.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum End {
+    /// In good order, as servers do every half hour.
+    #[error("it closed the stream")]
+    Closed,
+    /// With an error.
+    #[error("{}", describe(.0))]
+    Status(Box<Status>),
+    /// It took the request and sent nothing.
+    #[error("it has sent nothing for {0:?} (xds.response_timeout)")]
+    Silent(Duration),
+    /// It did not come to a stream.
+    #[error(transparent)]
+    Transport(#[from] transport::Error),
+}
+
+fn describe(status: &Status) -> String {
+    let code = status.code();
+    let hint = match code {
+        Code::Unauthenticated => {
+            "; look at xds.token_path and the token's audience, or give a client certificate"
+        }
+        Code::PermissionDenied => "; POD_NAMESPACE and SERVICE_ACCOUNT have to be those of the token",
+        _ if is_oversized(status) => "; raise xds.max_message_bytes",
+        _ => "",
+    };
+    let cause = std::error::Error::source(status).map(with_causes).unwrap_or_default();
+    let message = if status.message().is_empty() { &cause } else { status.message() };
+    format!("{code:?}: {message}{hint}").replace('\n', " ")
+}
+
+/// Was a message larger than `xds.max_message_bytes`? The library says it in words only.
+fn is_oversized(status: &Status) -> bool {
+    status.code() == Code::OutOfRange && status.message().contains("length too large")
+}
+
+impl End {
+    /// A word for metrics.
+    pub(super) fn reason(&self) -> &'static str {
+        match self {
+            Self::Closed => "closed",
+            Self::Silent(_) => "silent",
+            Self::Transport(error) => error.reason(),
+            Self::Status(status) if is_oversized(status) => "oversized",
+            Self::Status(status) => match status.code() {
+                Code::Unavailable => "unavailable",
+                Code::ResourceExhausted => "resource_exhausted",
+                Code::Unauthenticated => "unauthenticated",
+                Code::PermissionDenied => "permission_denied",
+                Code::InvalidArgument => "invalid_argument",
+                Code::Unimplemented => "unimplemented",
+                Code::Cancelled => "cancelled",
+                _ => "other",
+            },
+        }
+    }
+
+    /// After one of these it would be wrong to come back at once, whatever was sent before.
+    fn asks_for_a_pause(&self) -> bool {
+        matches!(self.reason(), "resource_exhausted" | "oversized" | "unauthenticated" | "permission_denied")
+    }
+}
+
+/// The control planes and how they are spoken to.
+#[derive(Debug)]
+pub(super) struct Planes {
+    /// By priority.
+    pub(super) addresses: Vec<Address>,
+    /// How they are reached.
+    pub(super) transport: Transport,
+    /// Which of the two methods.
+    pub(super) variant: Variant,
+    /// How long one may owe its first answer.
+    pub(super) response_timeout: Duration,
+    /// The largest message that is taken.
+    pub(super) max_message_bytes: usize,
+    /// Is everything known that a control plane must send? Then it may well have nothing to say.
+    pub(super) settled: watch::Receiver<bool>,
+}
+
+impl Planes {
+    /// Keeps a stream open, until nobody wants its events any more.
+    pub(super) async fn keep(self, events: mpsc::Sender<Event>) {
+        let mut order = Order::of(self.addresses.len());
+        while let Some(address) = self.addresses.get(order.current()) {
+            let mut answered = false;
+            let end = match self.converse(address, &events, &mut answered).await {
+                Ok(end) | Err(end) => end,
+            };
+            let wait = order.ended(answered && !end.asks_for_a_pause(), fastrand::f64());
+            let ended = Event::Ended { address: address.clone(), answered, end, wait };
+            if events.send(ended).await.is_err() {
+                return;
+            }
+            tokio::time::sleep(wait).await;
+        }
+    }
+
+    /// One stream, from the connection to its end.
+    async fn converse(
+        &self,
+        address: &Address,
+        events: &mpsc::Sender<Event>,
+        answered: &mut bool,
+    ) -> Result<End, End> {
+        let channel = self.transport.connect(address).await?;
+        let (sender, requests) = mpsc::channel(QUEUE);
+        // The server may send its headers no sooner than its first answer, so that requests have to flow before.
+        if events.send(Event::Opened(address.clone(), sender)).await.is_err() {
+            return Ok(End::Closed);
+        }
+        let opened = self.open(address, channel, requests);
+        let mut responses = self.patiently(false, opened).await??;
+        loop {
+            match self.patiently(*answered, responses.next()).await? {
+                Ok(Some(response)) => {
+                    *answered = true;
+                    if events.send(Event::Response(Box::new(response))).await.is_err() {
+                        return Ok(End::Closed);
+                    }
+                }
+                Ok(None) => return Ok(End::Closed),
+                Err(status) => return Err(End::Status(Box::new(status))),
+            }
+        }
+    }
+
+    async fn open(
+        &self,
+        address: &Address,
+        channel: Channel,
+        requests: mpsc::Receiver<Request>,
+    ) -> Result<Responses, End> {
+        let mut client = Ads::new(channel).max_decoding_message_size(self.max_message_bytes);
+        let requests = ReceiverStream::new(requests);
+        let opened = match self.variant {
+            Variant::Delta => {
+                let requests = requests.filter_map(|request| match request {
+                    Request::Delta(request) => Some(request),
+                    Request::Sotw(_) => None,
+                });
+                let mut call = tonic::Request::new(requests);
+                self.transport.authenticate(address, &mut call).await?;
+                let opened = client.delta_aggregated_resources(call).await;
+                opened.map(|response| Responses::Delta(response.into_inner()))
+            }
+            Variant::Sotw => {
+                let requests = requests.filter_map(|request| match request {
+                    Request::Sotw(request) => Some(request),
+                    Request::Delta(_) => None,
+                });
+                let mut call = tonic::Request::new(requests);
+                self.transport.authenticate(address, &mut call).await?;
+                let opened = client.stream_aggregated_resources(call).await;
+                opened.map(|response| Responses::Sotw(response.into_inner()))
+            }
+        };
+        opened.map_err(|status| End::Status(Box::new(status)))
+    }
+
+    /// Waits for it, but not for ever while the control plane owes an answer.
+    async fn patiently<T>(&self, answered: bool, what: impl Future<Output = T>) -> Result<T, End> {
+        tokio::pin!(what);
+        loop {
+            tokio::select! {
+                done = &mut what => return Ok(done),
+                () = tokio::time::sleep(self.response_timeout), if !answered => {}
+            }
+            if !*self.settled.borrow() {
+                return Err(End::Silent(self.response_timeout));
+            }
+        }
+    }
+}
+
+/// The answers of either method.
+enum Responses {
+    Delta(Streaming<discovery::DeltaDiscoveryResponse>),
+    Sotw(Streaming<discovery::DiscoveryResponse>),
+}
+
+impl Responses {
+    async fn next(&mut self) -> Result<Option<Response>, Status> {
+        Ok(match self {
+            Self::Delta(stream) => stream.message().await?.map(Response::Delta),
+            Self::Sotw(stream) => stream.message().await?.map(Response::Sotw),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_end_has_a_word_and_a_hint() {
+        let end = |status| End::Status(Box::new(status));
+        let oversized = end(Status::out_of_range("Error, decoded message length too large: found 9 bytes"));
+        assert_eq!(oversized.reason(), "oversized");
+        assert!(oversized.to_string().contains("xds.max_message_bytes") && oversized.asks_for_a_pause());
+        let refused = end(Status::unauthenticated("authentication failure"));
+        assert!(refused.to_string().contains("authentication failure"));
+        assert!(refused.to_string().contains("xds.token_path"));
+        assert!(!end(Status::unavailable("")).asks_for_a_pause() && !End::Closed.asks_for_a_pause());
+    }
+}

@@ -1,0 +1,111 @@
+//! What is served without a control plane: saved state after a restart, and resources from a file.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a panic is the report")]
+
+#[path = "support/fed.rs"]
+mod fed;
+#[path = "support/plane.rs"]
+mod plane;
+#[path = "support/resources.rs"]
+mod resources;
+mod support;
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::time::Instant;
+
+use eastgate_config::bootstrap::Layers;
+use eastgate_loadtest::ca::Ca;
+use fed::*;
+use plane::Plane;
+use resources::Resources;
+use support::*;
+
+#[tokio::test]
+async fn a_restart_without_the_control_plane_serves_what_was_known() {
+    let ca = Ca::new().unwrap();
+    let all = pods(&ca, 2).await;
+    let plane = Plane::start(world(all[0].address())).await;
+    let at: SocketAddr = plane.address.trim_start_matches("http://").parse().unwrap();
+    let stateful = |layers: Layers, directory: &Path| {
+        layers.flag("xds.state_dir", Some(directory.join("state").display().to_string()))
+    };
+    let planes = [plane.address.clone()];
+    let planes = [&*planes[0]];
+    let mut gateway = Fed::start(&planes, stateful).await;
+    gateway.ready().await;
+    gateway.metric_until("xds_state_writes_total{result=\"ok\"}", |count| count >= 1.0).await;
+    let Fed { app, directory } = gateway;
+    app.stop().await;
+    plane.stop().await;
+
+    let began = Instant::now();
+    let mut gateway = Fed::start_in(directory, &planes, stateful).await;
+    let address = gateway.ready().await;
+    assert_eq!(served(&ca, address).await.as_deref(), Some("httpbin-0"));
+    println!("served from disk after {:?}", began.elapsed());
+    let (_, verbose) = gateway.admin("/ready?verbose").await;
+    assert!(verbose.contains("serving saved configuration") && verbose.contains("s old"), "{verbose}");
+    assert_eq!(gateway.metric("xds_saved_state").await, 1.0);
+    assert!(gateway.app.xds().unwrap().view().await.unwrap().saved_state);
+
+    let plane = Plane::start_at(at, world(all[1].address())).await;
+    gateway.metric_until("xds_saved_state", |value| value == 0.0).await;
+    let wanted = all[1].address().to_string();
+    gateway.until("/clusters", |text| text.contains(&wanted)).await;
+    assert_eq!(gateway.admin("/ready?verbose").await.1, "LIVE\n");
+    assert_eq!(served(&ca, address).await.as_deref(), Some("httpbin-1"));
+    drop(plane);
+}
+
+#[tokio::test]
+async fn damaged_state_is_set_aside_and_the_control_plane_is_waited_for() {
+    let ca = Ca::new().unwrap();
+    let pod = pod(&ca).await;
+    let directory = tempfile::tempdir().unwrap();
+    std::fs::write(directory.path().join("xds-state"), b"eastgate-xds-state\n{\"format\":1").unwrap();
+    let plane = nowhere().await;
+    let stateful = |layers: Layers, directory: &Path| {
+        layers.flag("xds.state_dir", Some(directory.display().to_string()))
+    };
+    let mut gateway = Fed::start_in(directory, &[&format!("http://{plane}")], stateful).await;
+    gateway.metric_until("xds_state_set_aside_total{reason=\"damaged\"}", |count| count == 1.0).await;
+    assert_eq!(gateway.admin("/ready").await.0, 503);
+    let names: Vec<_> = std::fs::read_dir(gateway.directory.path())
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name())
+        .collect();
+    assert!(names.len() == 1 && names[0].to_string_lossy().starts_with("xds-state.damaged-"), "{names:?}");
+    let _plane = Plane::start_at(plane, world(pod.address())).await;
+    let address = gateway.ready().await;
+    assert!(served(&ca, address).await.is_some());
+}
+
+#[tokio::test]
+async fn a_file_of_resources_is_served_and_watched() {
+    use eastgate_proto::Message;
+    use eastgate_proto::envoy::service::discovery::v3::DiscoveryResponse;
+    let ca = Ca::new().unwrap();
+    let all = pods(&ca, 2).await;
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("resources.binpb");
+    let write = |resources: Resources| {
+        let response = DiscoveryResponse { resources: resources.all(), ..Default::default() };
+        let new = path.with_extension("new");
+        std::fs::write(&new, response.encode_to_vec()).unwrap();
+        std::fs::rename(new, &path).unwrap();
+    };
+    write(world(all[0].address()));
+    let file = |layers: Layers, directory: &Path| {
+        layers.flag("source.xds_file", Some(directory.join("resources.binpb").display().to_string()))
+    };
+    let mut gateway = Fed::start_in(directory, &[], file).await;
+    let address = gateway.ready().await;
+    assert_eq!(served(&ca, address).await.as_deref(), Some("httpbin-0"));
+    write(world(all[1].address()));
+    let wanted = all[1].address().to_string();
+    gateway.until("/clusters", |text| text.contains(&wanted)).await;
+    assert_eq!(served(&ca, address).await.as_deref(), Some("httpbin-1"));
+    write(Resources::serving(&[]));
+    gateway.until("/config_dump", |text| !text.contains("httpbin")).await;
+}
