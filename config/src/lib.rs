@@ -6,6 +6,7 @@
 pub mod bootstrap;
 pub mod cidr;
 pub mod cluster;
+pub mod dump;
 pub mod duration;
 pub mod endpoint;
 pub mod istio;

@@ -19,6 +19,7 @@ mod delta;
 mod findings;
 mod guard;
 pub mod journal;
+mod json;
 mod message;
 mod options;
 mod resources;
@@ -45,6 +46,7 @@ use subscription::Subscription;
 
 pub use changes::Changes;
 pub use guard::Alarm;
+pub use json::Json;
 pub use message::{Request, Response};
 pub use options::{ExtraType, Guard, GuardAction, Node, Options, Variant};
 pub use saved::{Saved, SavedResource};

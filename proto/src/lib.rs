@@ -8,6 +8,7 @@ pub use envoy_types::pb::xds;
 pub use prost::{DecodeError, Message};
 
 pub mod istio;
+pub mod json;
 
 /// The name of any xDS resource, and nothing else of it.
 ///

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 
 use eastgate_config::cluster as config;
 use eastgate_config::endpoint::Address;
+use eastgate_config::locality::Locality;
 
 use super::balance::Balancer;
 use super::endpoint::Endpoint;
@@ -25,6 +26,8 @@ pub struct Cluster {
     pub balancer: Balancer,
     /// What is counted about it, carried over from table to table.
     pub stats: Arc<Stats>,
+    /// Some endpoints are given by a DNS name, so that it may change while its configuration does not.
+    has_names: bool,
 }
 
 /// What is counted about a cluster.
@@ -71,6 +74,10 @@ impl Cluster {
         resolved: &Resolutions,
         old: Option<&Arc<Self>>,
     ) -> Arc<Self> {
+        // Most clusters of most snapshots: nothing of them needs to be looked at.
+        if let Some(old) = old.filter(|old| !old.has_names && Arc::ptr_eq(&old.config, config)) {
+            return Arc::clone(old);
+        }
         let places = places(config, resolved);
         if let Some(old) = old
             && (Arc::ptr_eq(&old.config, config) || old.config == *config)
@@ -80,6 +87,11 @@ impl Cluster {
         }
         let known: HashMap<SocketAddr, &Arc<Endpoint>> =
             old.iter().flat_map(|old| &old.endpoints).map(|endpoint| (endpoint.address, endpoint)).collect();
+        let localities: HashMap<&Locality, Arc<Locality>> = config
+            .localities
+            .iter()
+            .map(|group| (&group.locality, Arc::new(group.locality.clone())))
+            .collect();
         let endpoints: Vec<_> = places
             .iter()
             .map(|(address, group, endpoint)| {
@@ -87,7 +99,7 @@ impl Cluster {
                     address: *address,
                     weight: endpoint.weight.max(1),
                     health: endpoint.health,
-                    locality: group.locality.clone(),
+                    locality: localities.get(&group.locality).map(Arc::clone).unwrap_or_default(),
                     workload: endpoint.workload.clone(),
                     stats: known.get(address).map(|known| Arc::clone(&known.stats)).unwrap_or_default(),
                 })
@@ -96,7 +108,8 @@ impl Cluster {
         let priorities = places.iter().map(|(_, group, _)| group.priority);
         let balancer = Balancer::new(config.policy, priorities.zip(&endpoints));
         let stats = old.map(|old| Arc::clone(&old.stats)).unwrap_or_default();
-        Arc::new(Self { config: Arc::clone(config), endpoints, balancer, stats })
+        let has_names = config.endpoints().any(|endpoint| matches!(endpoint.address, Address::Dns { .. }));
+        Arc::new(Self { config: Arc::clone(config), endpoints, balancer, stats, has_names })
     }
 
     /// Takes one of the connections that the cluster may have, or `None` when all are taken.

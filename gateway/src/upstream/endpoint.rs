@@ -16,8 +16,8 @@ pub struct Endpoint {
     pub weight: u32,
     /// What the source says of it.
     pub health: Health,
-    /// Where it stands.
-    pub locality: Locality,
+    /// Where it stands, shared by the cluster's endpoints there.
+    pub locality: Arc<Locality>,
     /// The pod behind it, if the source said; else empty.
     pub workload: String,
     /// What is counted about it. The one thing that outlives a table, carried over by cluster and address.

@@ -11,7 +11,7 @@ fn endpoint(port: u16, weight: u32, health: Health) -> Arc<Endpoint> {
         address: ([127, 0, 0, 1], port).into(),
         weight,
         health,
-        locality: Locality::default(),
+        locality: std::sync::Arc::new(Locality::default()),
         workload: String::new(),
         stats: Arc::default(),
     })
