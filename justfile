@@ -25,6 +25,11 @@ lint:
     cargo clippy --workspace --all-targets -- -D warnings
     RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps
 
+# What a mesh of 10,000 clusters costs: seconds, memory, shares of a core; then the same under criterion
+scale:
+    cargo run --release -p eastgate --example xds_scale
+    cargo bench -p eastgate --bench xds_scale
+
 # Rewrites the golden files from what the code makes now; read the difference before you commit it
 golden:
     UPDATE=1 cargo test -p eastgate-config --test golden

@@ -100,10 +100,10 @@ fn publish(client: &Client, table: &ArcSwap<Table>) {
 }
 
 fn route_all(table: &Table) -> anyhow::Result<()> {
+    let remote = ([192, 0, 2, 1], 1).into();
+    let ends = Ends { destination: ([127, 0, 0, 1], 15443).into(), direct_remote: remote, remote };
     for index in 0..MESH.clusters {
         let name = ServerName::from_sni(mesh::name(index).as_bytes())?;
-        let here = ([127, 0, 0, 1], 15443).into();
-        let ends = Ends { destination: here, direct_remote: here, remote: here };
         let asked = Asked { server_name: Some(&name), ends };
         let routed = table.route(mesh::NAME, &asked, [&b"istio"[..]].into_iter(), |_| 0)?;
         anyhow::ensure!(routed.cluster.endpoints.len() == MESH.endpoints, "{name} has not its endpoints");

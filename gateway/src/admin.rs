@@ -9,17 +9,21 @@ use arc_swap::ArcSwap;
 use axum::extract::{Query, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Json, Response};
-use axum::routing::{Router, get};
+use axum::routing::{Router, get, post};
+use eastgate_config::xds::Node;
 use serde::Deserialize;
 use serde_json::json;
 use tokio::sync::watch;
 
+use crate::control_plane::Handle;
 use crate::metrics::Metrics;
 use crate::readiness::Readiness;
 use crate::table::Table;
 
 mod cluster_metrics;
 mod clusters;
+mod config_dump;
+mod xds;
 
 pub use cluster_metrics::ClusterMetrics;
 
@@ -34,6 +38,10 @@ pub struct Sight {
     pub readiness: Readiness,
     /// Where the listeners are bound.
     pub bound: watch::Receiver<BTreeMap<String, SocketAddr>>,
+    /// The source that is fed by a control plane, if that is the source.
+    pub xds: Option<Handle>,
+    /// Who we say we are to control planes.
+    pub node: Arc<Node>,
 }
 
 const INDEX: &str = "\
@@ -41,8 +49,12 @@ const INDEX: &str = "\
 /stats/prometheus   metrics
 /clusters           every endpoint with its state and counters (?format=json)
 /listeners          where the listeners are bound (?format=json)
-/config_dump        the snapshot in use, with what was refused and why
+/config_dump        what is configured, in Envoy's shape (?include_eds, resource, mask, name_regex, include_snapshot)
 /rejections         what was refused and why, and notices
+/xds                where the conversation with the control plane stands (?format=json)
+/xds/log            its last pushes, and what each changed (?format=json)
+/xds/diff           what changed between two pushes (?from=VERSION&to=VERSION, ?format=json)
+/xds/release        POST: lets go of what the guard keeps back
 ";
 
 /// Everything, for operators.
@@ -55,8 +67,12 @@ pub fn operators(sight: Sight) -> Router {
         .route("/stats/prometheus", get(stats))
         .route("/clusters", get(clusters::all))
         .route("/listeners", get(listeners))
-        .route("/config_dump", get(config_dump))
+        .route("/config_dump", get(config_dump::all))
         .route("/rejections", get(rejections))
+        .route("/xds", get(xds::status))
+        .route("/xds/log", get(xds::log))
+        .route("/xds/diff", get(xds::diff))
+        .route("/xds/release", post(xds::release))
         .with_state(sight)
 }
 
@@ -111,11 +127,6 @@ async fn listeners(State(sight): State<Sight>, Query(format): Query<Format>) -> 
         return Json(json!(bound)).into_response();
     }
     bound.iter().map(|(name, address)| format!("{name}::{address}\n")).collect::<String>().into_response()
-}
-
-async fn config_dump(State(sight): State<Sight>) -> Response {
-    let table = sight.table.load_full();
-    Json(json!({ "version": table.version, "snapshot": *table.snapshot })).into_response()
 }
 
 async fn rejections(State(sight): State<Sight>) -> Response {

@@ -12,6 +12,7 @@ use eastgate_config::bootstrap::Settings;
 use eastgate_config::istio::Options;
 use eastgate_config::route::Rewrite;
 use eastgate_config::snapshot::Snapshot;
+use eastgate_config::xds::Node;
 use hickory_resolver::TokioResolver;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
@@ -21,6 +22,7 @@ use crate::accept::Threads;
 use crate::accept::ports::Ports;
 use crate::access_log::{self, AccessLog};
 use crate::admin::{self, ClusterMetrics, Sight};
+use crate::control_plane::{self, Handle};
 use crate::drain::Leaving;
 use crate::gate::Gate;
 use crate::listener::Shared;
@@ -47,7 +49,7 @@ pub struct App {
     leaving: Arc<Leaving>,
     log_writer: access_log::Writer,
     drain_timeout: Duration,
-    xds: Option<xds::Handle>,
+    xds: Option<Handle>,
 }
 
 /// How a gateway left.
@@ -94,15 +96,21 @@ impl App {
         let mut tasks = JoinSet::new();
         let (published, tables) = watch::channel(table.load_full());
         let (snapshot_sender, snapshots) = watch::channel(None);
-        let xds = source(&mut tasks, &settings, &metrics, &readiness, snapshot_sender)?;
+        let (xds, node) = source(&mut tasks, &settings, &metrics, &readiness, snapshot_sender)?;
         control(&mut tasks, &metrics, Arc::clone(&table), snapshots, published)?;
         let (bound_sender, bound) = watch::channel(BTreeMap::new());
         let stop_accepting = watch::Sender::new(false);
         let ports = Ports::new(threads, shared);
         tasks.spawn(listen(ports, tables, stop_accepting.subscribe(), bound_sender, first_table));
 
-        let sight =
-            Sight { table: Arc::clone(&table), metrics, readiness: readiness.clone(), bound: bound.clone() };
+        let sight = Sight {
+            table: Arc::clone(&table),
+            metrics,
+            readiness: readiness.clone(),
+            bound: bound.clone(),
+            xds: xds.clone(),
+            node: Arc::new(node),
+        };
         let admin =
             serve(&mut tasks, "admin.address", settings.admin.address, admin::operators(sight.clone()))
                 .await?;
@@ -139,7 +147,7 @@ impl App {
     }
 
     /// The source that is fed by a control plane, if that is the source.
-    pub fn xds(&self) -> Option<&xds::Handle> {
+    pub fn xds(&self) -> Option<&Handle> {
         self.xds.as_ref()
     }
 
@@ -204,32 +212,33 @@ fn source(
     metrics: &Metrics,
     readiness: &Readiness,
     snapshots: watch::Sender<Option<Arc<Snapshot>>>,
-) -> anyhow::Result<Option<xds::Handle>> {
+) -> anyhow::Result<(Option<Handle>, Node)> {
     if let Some(root) = settings.source.mesh_dir.clone() {
         let options = options(settings)?;
         tasks.spawn(async move { Ok(files::run(root, options, snapshots).await?) });
-        return Ok(None);
+        return Ok((None, Node::default()));
     }
     let identity = xds::identity(settings);
     if let Some(path) = settings.source.xds_file.clone() {
-        let options = settings.xds.options();
+        let (options, node) = (settings.xds.options(), identity.node.clone());
         tasks.spawn(async move { Ok(xds::file::run(path, options, &identity, snapshots).await?) });
-        return Ok(None);
+        return Ok((None, node));
     }
     anyhow::ensure!(
         !settings.xds.addresses.is_empty(),
         "nothing to serve: give --mesh-dir DIR (source.mesh_dir in the settings) with Istio and Kubernetes YAML, \
          --xds ADDRESS (xds.addresses) of a control plane, or --xds-file FILE (source.xds_file) of xDS resources",
     );
-    let (handle, commands) = xds::handle();
+    let (handle, commands) = control_plane::handle();
     let (metrics, readiness) = (metrics.xds.clone(), readiness.clone());
     let ends = xds::Ends { snapshots, metrics, readiness, commands };
+    let node = identity.node.clone();
     let running = xds::run(Arc::clone(settings), identity, ends);
     tasks.spawn(async move {
         running.await;
         Ok(())
     });
-    Ok(Some(handle))
+    Ok((Some(handle), node))
 }
 
 /// The control side: source → publisher ← resolver.

@@ -9,6 +9,7 @@ use eastgate_config::bootstrap::{KEYS, Layers, Settings};
 use serde_json::{Value, json};
 
 use crate::hello_command::HelloArgs;
+use crate::xds_command::XdsArgs;
 
 /// An SNI-routing multicluster ingress gateway.
 ///
@@ -34,6 +35,8 @@ pub enum Command {
     Check(CheckArgs),
     /// Decode raw ClientHellos: what they say, and where they would go
     Hello(HelloArgs),
+    /// Ask a running gateway about its control plane: status, log, diff, release
+    Xds(XdsArgs),
     /// Print the effective settings as YAML
     #[command(after_long_help = settings_help())]
     Config(SettingsArgs),

@@ -19,6 +19,7 @@ pub mod source;
 
 pub mod access_log;
 pub mod admin;
+pub mod control_plane;
 pub mod drain;
 pub mod gate;
 pub mod metrics;
@@ -31,3 +32,4 @@ pub mod args;
 pub mod check;
 pub mod demo;
 pub mod hello_command;
+pub mod xds_command;

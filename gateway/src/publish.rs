@@ -37,9 +37,9 @@ impl Publisher {
         loop {
             let snapshot = snapshots.borrow_and_update().clone();
             if let Some(snapshot) = snapshot {
-                self.wanted.send_replace(resolve::names(&snapshot));
                 told.tell(&snapshot);
                 self.publish(snapshot);
+                self.wanted.send_replace(resolve::names(self.table.load().clusters()));
             }
             let goes_on = tokio::select! {
                 changed = snapshots.changed() => changed.is_ok(),

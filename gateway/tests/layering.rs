@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 const ROWS: &[&[&str]] = &[
     &[
         "client_hello",
+        "control_plane",
         "relay",
         "proxy_protocol",
         "metrics",
@@ -22,7 +23,7 @@ const ROWS: &[&[&str]] = &[
     &["table"],
     &["listener"],
     &["connection", "publish"],
-    &["accept", "source", "dns", "admin", "restart", "vm", "hello_command"],
+    &["accept", "source", "dns", "admin", "restart", "vm", "hello_command", "xds_command"],
     &["app"],
     &["check"],
     &["args", "demo", "main"],
@@ -93,6 +94,8 @@ fn wire_types_stay_where_they_are_decoded() {
             "config/src/xds",
             "config/examples/xds",
             "config/tests/",
+            "config/examples/",
+            "gateway/benches/",
             "config/fuzz/",
             "config/examples/xds",
             "config/benches/",

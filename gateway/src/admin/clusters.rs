@@ -6,6 +6,7 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use axum::extract::{Query, State};
 use axum::response::{IntoResponse, Json, Response};
+use eastgate_config::endpoint::Health;
 use serde_json::{Value, json};
 
 use super::{Format, Sight};
@@ -17,8 +18,9 @@ pub(super) async fn all(State(sight): State<Sight>, Query(format): Query<Format>
     let mut clusters: Vec<_> = table.clusters().collect();
     clusters.sort_by(|a, b| a.config.name.cmp(&b.config.name));
     if format.is_json() {
+        let statuses: Vec<_> = clusters.iter().map(|cluster| status_json(cluster)).collect();
         let clusters: Vec<_> = clusters.into_iter().map(cluster_json).collect();
-        return Json(json!({ "clusters": clusters })).into_response();
+        return Json(json!({ "clusters": clusters, "cluster_statuses": statuses })).into_response();
     }
     let mut text = String::new();
     for cluster in clusters {
@@ -58,6 +60,38 @@ fn endpoint_json(endpoint: &Endpoint) -> Value {
     })
 }
 
+/// `envoy.admin.v3.ClusterStatus`, which `istioctl proxy-config endpoints` reads.
+fn status_json(cluster: &Cluster) -> Value {
+    let host = |endpoint: &Arc<Endpoint>| {
+        let health = match endpoint.health {
+            Health::Healthy => "HEALTHY",
+            Health::Degraded => "DEGRADED",
+            Health::Draining => "DRAINING",
+            Health::Unhealthy => "UNHEALTHY",
+        };
+        let locality = &endpoint.locality;
+        json!({
+            "address": {
+                "socket_address": { "address": endpoint.address.ip(), "port_value": endpoint.address.port() },
+            },
+            "stats": [
+                { "name": "cx_active", "type": "GAUGE", "value": endpoint.stats.active().to_string() },
+                { "name": "cx_total", "type": "COUNTER", "value": endpoint.stats.connected().to_string() },
+            ],
+            "health_status": { "eds_health_status": health },
+            "weight": endpoint.weight,
+            "hostname": endpoint.workload,
+            "locality": { "region": locality.region, "zone": locality.zone, "sub_zone": locality.subzone },
+        })
+    };
+    json!({
+        "name": cluster.config.name,
+        "added_via_api": true,
+        "observability_name": cluster.config.name,
+        "host_statuses": cluster.endpoints.iter().map(host).collect::<Vec<_>>(),
+    })
+}
+
 /// Envoy's names where it has them, so that what reads Envoy's `/clusters` reads this.
 fn lines(text: &mut String, cluster: &Cluster) {
     let name = &cluster.config.name;
@@ -70,7 +104,7 @@ fn lines(text: &mut String, cluster: &Cluster) {
         let stats = &endpoint.stats;
         let failed = stats.refused() + stats.timed_out();
         let health = match endpoint.health {
-            eastgate_config::endpoint::Health::Healthy => "healthy".to_owned(),
+            Health::Healthy => "healthy".to_owned(),
             other => format!("/failed_eds_health/{other:?}"),
         };
         let mut endpoint_line = |key: &str, value: &dyn std::fmt::Display| {

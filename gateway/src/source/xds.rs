@@ -7,7 +7,6 @@ mod certificate;
 mod csr;
 mod driver;
 pub mod file;
-mod handle;
 mod identity;
 mod saver;
 mod state;
@@ -24,6 +23,7 @@ use eastgate_config::snapshot::Snapshot;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
+use crate::control_plane::Commands;
 use crate::metrics;
 use crate::readiness::Readiness;
 use certificate::ClientCertificate;
@@ -31,7 +31,6 @@ use driver::{Driver, Parts};
 use stream::Planes;
 use transport::Transport;
 
-pub use handle::{Commands, Handle, Link, View, handle};
 pub use identity::identity;
 
 /// Responses that wait for the driver: one is being read while another is applied.

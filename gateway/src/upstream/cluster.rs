@@ -112,6 +112,15 @@ impl Cluster {
         Arc::new(Self { config: Arc::clone(config), endpoints, balancer, stats, has_names })
     }
 
+    /// The DNS names that endpoints are given by. A cluster without any is not searched for them: there are many such.
+    pub(super) fn names(&self) -> impl Iterator<Item = &str> {
+        let endpoints = self.has_names.then(|| self.config.endpoints());
+        endpoints.into_iter().flatten().filter_map(|endpoint| match &endpoint.address {
+            Address::Dns { host, .. } => Some(host.as_str()),
+            Address::Socket(_) => None,
+        })
+    }
+
     /// Takes one of the connections that the cluster may have, or `None` when all are taken.
     pub(super) fn slot(&self) -> Option<Slot> {
         let limit = self.config.max_connections.map_or(usize::MAX, |limit| limit as usize);

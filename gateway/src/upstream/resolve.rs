@@ -2,16 +2,15 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
-use eastgate_config::endpoint::Address;
-use eastgate_config::snapshot::Snapshot;
 use hickory_resolver::TokioResolver;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
-use super::cluster::Resolutions;
+use super::cluster::{Cluster, Resolutions};
 
 /// A record's time to live is taken within these bounds: neither a storm of look-ups nor an address kept for a day.
 const SHORTEST: Duration = Duration::from_secs(5);
@@ -19,14 +18,9 @@ const LONGEST: Duration = Duration::from_secs(300);
 /// After a failed look-up, the last answer stays in use and this passes before the next.
 const AFTER_FAILURE: Duration = Duration::from_secs(5);
 
-/// Every DNS name that an endpoint of the snapshot is given by.
-pub fn names(snapshot: &Snapshot) -> BTreeSet<String> {
-    let endpoints = snapshot.clusters.values().flat_map(|cluster| cluster.endpoints());
-    let name = |address: &Address| match address {
-        Address::Dns { host, .. } => Some(host.clone()),
-        Address::Socket(_) => None,
-    };
-    endpoints.filter_map(|endpoint| name(&endpoint.address)).collect()
+/// Every DNS name that an endpoint of these clusters is given by.
+pub fn names<'a>(clusters: impl Iterator<Item = &'a Arc<Cluster>>) -> BTreeSet<String> {
+    clusters.flat_map(|cluster| cluster.names()).map(str::to_owned).collect()
 }
 
 /// Keeps `resolved` in step with `wanted` until either end is dropped.

@@ -11,11 +11,11 @@ use eastgate_config::xds::{CLUSTER, Client, ENDPOINTS, LISTENER, Moment, Request
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
-use super::handle::{Command, Link, View};
 use super::saver::Saver;
 use super::state::State;
 use super::stream::{End, Event};
 use super::transport::with_causes;
+use crate::control_plane::{Command, Link, View};
 use crate::metrics::{self, timestamp};
 use crate::readiness::{Readiness, Remark, Wait};
 

@@ -1,4 +1,5 @@
-//! What the rest of the process may ask of the xDS source, and have it do.
+//! What the rest of the process may ask of the xDS source, and have it do. It stands below both the source and the
+//! admin port, because neither imports the other.
 //!
 //! A question is answered by the source itself between two messages, so that a push costs nothing for views that
 //! nobody looks at.
@@ -15,7 +16,7 @@ const QUEUE: usize = 16;
 
 /// What is asked.
 #[derive(Debug)]
-pub(super) enum Command {
+pub(crate) enum Command {
     View(oneshot::Sender<View>),
     Accepted(oneshot::Sender<Vec<Saved>>),
     Release(oneshot::Sender<bool>),
@@ -29,7 +30,7 @@ pub struct Handle {
 
 /// The other end of a [`Handle`].
 #[derive(Debug)]
-pub struct Commands(pub(super) mpsc::Receiver<Command>);
+pub struct Commands(pub(crate) mpsc::Receiver<Command>);
 
 /// A handle and what the source is to be given for it.
 pub fn handle() -> (Handle, Commands) {
