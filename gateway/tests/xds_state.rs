@@ -109,3 +109,27 @@ async fn a_file_of_resources_is_served_and_watched() {
     write(Resources::serving(&[]));
     gateway.until("/config_dump", |text| !text.contains("httpbin")).await;
 }
+
+#[tokio::test]
+async fn saved_endpoints_that_are_not_sent_again_are_confirmed_all_the_same() {
+    let ca = Ca::new().unwrap();
+    let pod = pod(&ca).await;
+    let plane = Plane::start(world(pod.address())).await;
+    let stateful = |layers: Layers, directory: &Path| {
+        layers.flag("xds.state_dir", Some(directory.join("state").display().to_string()))
+    };
+    let mut gateway = Fed::start(&[&plane.address], stateful).await;
+    gateway.ready().await;
+    gateway.metric_until("xds_state_writes_total{result=\"ok\"}", |count| count >= 1.0).await;
+    let Fed { app, directory } = gateway;
+    app.stop().await;
+
+    plane.change(|world| world.endpoints_known = true);
+    let mut gateway = Fed::start_in(directory, &[&plane.address], stateful).await;
+    let address = gateway.ready().await;
+    gateway.metric_until("xds_pushes_total{type=\"listener\"}", |count| count >= 1.0).await;
+    gateway.metric_until("xds_saved_state", |value| value == 0.0).await;
+    gateway.metric_until("xds_state_writes_total{result=\"ok\"}", |count| count >= 1.0).await;
+    assert_eq!(gateway.metric("xds_pushes_total{type=\"endpoints\"}").await, 0.0);
+    assert!(served(&ca, address).await.is_some());
+}

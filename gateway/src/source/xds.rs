@@ -1,6 +1,6 @@
 //! A control plane that speaks xDS, such as Istio's istiod: `config::xds` is the conversation, and this is its shell.
 //!
-//! One task keeps a stream open ([`stream`]); the loop in [`run`] gives what comes to the [`driver`].
+//! One task keeps a stream open (`stream`); the loop in [`run`] gives what comes to the `driver`.
 
 mod backoff;
 mod certificate;
