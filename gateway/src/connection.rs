@@ -5,7 +5,7 @@ use std::net::{Shutdown, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use eastgate_config::listener::Ends;
+use eastgate_config::listener::{Ends, HashPolicy};
 use socket2::SockRef;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
@@ -16,6 +16,7 @@ use crate::inspect::{self, Begun};
 use crate::listener::Listener;
 use crate::relay::{self, Meter, Patience};
 use crate::table::Routed;
+use crate::upstream::balance::hashing;
 use crate::upstream::endpoint::Endpoint;
 use crate::upstream::{self, Upstream};
 
@@ -55,7 +56,7 @@ async fn forward(
     note_route(record, &routed, listener);
     let _counted = within_limits(&routed, listener).await?;
 
-    let upstream = connect(client, &routed, listener, record).await?;
+    let upstream = connect(client, &routed, ends.remote, listener, record).await?;
     listener.downstream.connect_seconds.observe(record.age().as_secs_f64());
 
     let stats = &routed.cluster.stats;
@@ -116,11 +117,14 @@ async fn within_limits(routed: &Routed, listener: &Listener) -> Result<Option<Pa
 async fn connect(
     client: &TcpStream,
     routed: &Routed,
+    remote: SocketAddr,
     listener: &Listener,
     record: &mut access_log::Open,
 ) -> Result<Upstream, Error> {
     let attempts = routed.connect_attempts.unwrap_or(listener.connect_attempts);
-    let connecting = upstream::connect(&routed.cluster, attempts, listener.keepalive, &mut record.attempts);
+    let key = routed.hash_policy.map(|HashPolicy::SourceIp| hashing::key(remote));
+    let connecting =
+        upstream::connect(&routed.cluster, attempts, key, listener.keepalive, &mut record.attempts);
     let result = tokio::select! {
         result = connecting => result,
         _ = relay::reset(client) => return Err(Error::ClientLeft),

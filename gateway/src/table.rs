@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use eastgate_config::listener::Ends;
+use eastgate_config::listener::{Ends, HashPolicy};
 use eastgate_config::route::Route;
 use eastgate_config::server_name::ServerName;
 use eastgate_config::snapshot::Snapshot;
@@ -55,6 +55,8 @@ pub struct Routed {
     pub max_duration: Option<Duration>,
     /// How many endpoints may be tried, where the chain says.
     pub connect_attempts: Option<u32>,
+    /// What is hashed where the cluster's policy hashes.
+    pub hash_policy: Option<HashPolicy>,
     /// The chain's limits, where it has any.
     pub limits: Option<Arc<Limits>>,
 }
@@ -164,6 +166,7 @@ impl Table {
             idle_timeout: chain.idle_timeout,
             max_duration: chain.options.max_connection_duration,
             connect_attempts: chain.options.max_connect_attempts,
+            hash_policy: chain.options.hash_policy,
             limits: taken.limits,
         })
     }

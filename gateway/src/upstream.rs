@@ -54,13 +54,14 @@ pub enum Error {
 }
 
 /// Connects to an endpoint of the cluster. One that refuses or does not answer in the connect timeout is left for
-/// another that was not tried yet, up to `attempts` in all; `attempted` counts them as they are made.
+/// another that was not tried yet, up to `attempts` in all; `attempted` counts them as they are made. `key` is what the connection is hashed by.
 ///
 /// # Errors
 /// No endpoint was reached.
 pub async fn connect(
     cluster: &Arc<Cluster>,
     attempts: u32,
+    key: Option<u64>,
     keepalive: Keepalive,
     attempted: &mut u32,
 ) -> Result<Upstream, Error> {
@@ -73,7 +74,7 @@ pub async fn connect(
     let mut tried = Vec::new();
     let mut last = None;
     while *attempted < attempts {
-        let Some(picked) = cluster.balancer.pick(&tried, |below| fastrand::u64(..below)) else { break };
+        let Some(picked) = cluster.balancer.pick(&tried, key, |below| fastrand::u64(..below)) else { break };
         *attempted += 1;
         let endpoint = endpoint::InUse::new(Arc::clone(picked));
         let timeout = cluster.config.connect_timeout;

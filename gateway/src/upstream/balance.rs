@@ -9,6 +9,7 @@ use eastgate_config::endpoint::Health;
 
 use super::endpoint::Endpoint;
 
+pub mod hashing;
 mod round_robin;
 
 /// The endpoints that may be chosen, ready for the cluster's policy.
@@ -29,6 +30,8 @@ enum Choice {
         order: Option<Box<[u32]>>,
         next: AtomicUsize,
     },
+    RingHash(hashing::Ring),
+    Maglev(hashing::Maglev),
 }
 
 impl Balancer {
@@ -49,8 +52,15 @@ impl Balancer {
         let weights: Vec<u32> = endpoints.iter().map(|endpoint| endpoint.weight.max(1)).collect();
         let equal = weights.windows(2).all(|pair| pair[0] == pair[1]);
         let policy = match policy {
-            // Consistent hashing comes with issue 6; until then it spreads like the default.
-            Policy::LeastRequest | Policy::RingHash(_) | Policy::Maglev { .. } => Choice::LeastRequest,
+            Policy::LeastRequest => Choice::LeastRequest,
+            Policy::RingHash(ring) => Choice::RingHash(hashing::Ring::new(
+                &weighted(&endpoints),
+                ring.minimum_size,
+                ring.maximum_size,
+            )),
+            Policy::Maglev { table_size } => {
+                Choice::Maglev(hashing::Maglev::new(&weighted(&endpoints), table_size))
+            }
             Policy::Random => Choice::Random,
             Policy::RoundRobin => Choice::RoundRobin {
                 order: (!equal).then(|| round_robin::smooth_order(&weights)),
@@ -73,9 +83,18 @@ impl Balancer {
     }
 
     /// An endpoint for a new connection, other than those tried before; `None` when none is left.
-    /// `draw(n)` gives a number below `n` by chance.
-    pub fn pick(&self, tried: &[SocketAddr], mut draw: impl FnMut(u64) -> u64) -> Option<&Arc<Endpoint>> {
+    /// `key` is what the connection is hashed by, where it is; `draw(n)` gives a number below `n` by chance.
+    pub fn pick(
+        &self,
+        tried: &[SocketAddr],
+        key: Option<u64>,
+        mut draw: impl FnMut(u64) -> u64,
+    ) -> Option<&Arc<Endpoint>> {
+        // Without a key, any place is as good as another.
+        let mut key = || key.unwrap_or_else(|| draw(u64::MAX));
         match &self.policy {
+            Choice::RingHash(ring) => self.first_untried(ring.from_key(key()), tried),
+            Choice::Maglev(maglev) => self.first_untried(maglev.from_key(key()), tried),
             Choice::Random => self.untried(self.drawn(&mut draw)?, tried),
             Choice::RoundRobin { order, next } => {
                 // A further attempt of the same connection takes nobody's turn.
@@ -106,11 +125,24 @@ impl Balancer {
         }
     }
 
+    fn first_untried(
+        &self,
+        indices: impl Iterator<Item = usize>,
+        tried: &[SocketAddr],
+    ) -> Option<&Arc<Endpoint>> {
+        let mut endpoints = indices.filter_map(|index| self.endpoints.get(index));
+        endpoints.find(|endpoint| !tried.contains(&endpoint.address))
+    }
+
     /// The first endpoint from this index on, around the end, that was not tried.
     fn untried(&self, index: usize, tried: &[SocketAddr]) -> Option<&Arc<Endpoint>> {
         let (before, from) = self.endpoints.split_at_checked(index)?;
         from.iter().chain(before).find(|endpoint| !tried.contains(&endpoint.address))
     }
+}
+
+fn weighted(endpoints: &[Arc<Endpoint>]) -> Vec<(SocketAddr, u32)> {
+    endpoints.iter().map(|endpoint| (endpoint.address, endpoint.weight.max(1))).collect()
 }
 
 #[cfg(test)]

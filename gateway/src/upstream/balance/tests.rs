@@ -1,5 +1,6 @@
 use std::collections::HashMap;
 
+use eastgate_config::cluster::{HashFunction, RingHash};
 use eastgate_config::locality::Locality;
 use proptest::prelude::*;
 
@@ -27,6 +28,14 @@ fn weighted(policy: Policy, weights: &[u32]) -> Balancer {
     balancer(policy, &endpoints)
 }
 
+const POLICIES: [Policy; 5] = [
+    Policy::RoundRobin,
+    Policy::Random,
+    Policy::LeastRequest,
+    Policy::RingHash(RingHash { minimum_size: 1024, maximum_size: 8 << 20, function: HashFunction::XxHash }),
+    Policy::Maglev { table_size: 65_537 },
+];
+
 /// A small generator with a fixed seed, so that a failure repeats.
 fn chance(seed: u64) -> impl FnMut(u64) -> u64 {
     let mut random = fastrand::Rng::with_seed(seed);
@@ -37,7 +46,7 @@ fn spread(balancer: &Balancer, picks: usize) -> HashMap<u16, usize> {
     let mut draw = chance(7);
     let mut counts = HashMap::new();
     for _ in 0..picks {
-        *counts.entry(balancer.pick(&[], &mut draw).unwrap().address.port()).or_default() += 1;
+        *counts.entry(balancer.pick(&[], None, &mut draw).unwrap().address.port()).or_default() += 1;
     }
     counts
 }
@@ -89,22 +98,32 @@ fn the_first_priority_with_healthy_endpoints_is_used_and_degraded_ones_last() {
 }
 
 #[test]
+fn the_same_key_goes_to_the_same_endpoint_and_without_a_key_all_are_used() {
+    for policy in [POLICIES[3], POLICIES[4]] {
+        let balancer = weighted(policy, &[1, 1, 1]);
+        let picked = |key| balancer.pick(&[], key, chance(key.unwrap_or(5))).unwrap().address;
+        assert!((0..100).all(|_| picked(Some(42)) == picked(Some(42))));
+        let counts = spread(&balancer, 3_000);
+        assert!(counts.len() == 3 && counts.values().all(|count| (800..1_200).contains(count)), "{counts:?}");
+    }
+}
+
+#[test]
 fn an_empty_balancer_picks_nothing() {
-    for policy in [Policy::RoundRobin, Policy::Random, Policy::LeastRequest] {
-        assert!(weighted(policy, &[]).pick(&[], chance(1)).is_none());
+    for policy in POLICIES {
+        assert!(weighted(policy, &[]).pick(&[], None, chance(1)).is_none());
     }
 }
 
 proptest! {
     #[test]
     fn each_endpoint_is_tried_once_and_then_none_is_left(
-        weights in prop::collection::vec(1u32..200, 1..12), seed: u64, policy in 0..3,
+        weights in prop::collection::vec(1u32..200, 1..12), seed: u64, policy in 0..POLICIES.len(),
     ) {
-        let policy = [Policy::RoundRobin, Policy::Random, Policy::LeastRequest][policy as usize];
-        let balancer = weighted(policy, &weights);
+        let balancer = weighted(POLICIES[policy], &weights);
         let mut tried = Vec::new();
         let mut draw = chance(seed);
-        while let Some(endpoint) = balancer.pick(&tried, &mut draw) {
+        while let Some(endpoint) = balancer.pick(&tried, None, &mut draw) {
             prop_assert!(!tried.contains(&endpoint.address));
             tried.push(endpoint.address);
         }

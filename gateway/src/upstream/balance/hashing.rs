@@ -1,0 +1,157 @@
+//! Consistent hashing: connections with the same key go to the same endpoint, and few change when endpoints do.
+//!
+//! Both structures are a list of places, each with the index of an endpoint; a key chooses a place. Places depend on
+//! addresses and weights alone, so every replica of the gateway chooses alike.
+
+use std::net::SocketAddr;
+
+use xxhash_rust::xxh64::xxh64;
+
+/// The hash of a client's address, as a key.
+pub fn key(client: SocketAddr) -> u64 {
+    xxh64(client.ip().to_canonical().to_string().as_bytes(), 0)
+}
+
+/// Places on a ring, by their hash. Each endpoint has as many as its weight's share of the ring, at least one.
+/// <https://www.envoyproxy.io/docs/envoy/latest/intro/arch_overview/upstream/load_balancing/load_balancers#ring-hash>
+#[derive(Debug)]
+pub(super) struct Ring(Box<[(u64, u32)]>);
+
+impl Ring {
+    /// A ring of at least `minimum` places if every endpoint is to have its exact share, and of `maximum` at most.
+    pub(super) fn new(endpoints: &[(SocketAddr, u32)], minimum: u64, maximum: u64) -> Self {
+        let total: f64 = endpoints.iter().map(|(_, weight)| f64::from(*weight)).sum();
+        let least =
+            endpoints.iter().map(|(_, weight)| f64::from(*weight) / total).fold(f64::INFINITY, f64::min);
+        // The least of them gets a whole number of places, so that all shares are as exact as they can be.
+        let size = ((least * minimum as f64).ceil() / least).min(maximum as f64);
+        let mut places = Vec::new();
+        for (index, (address, weight)) in endpoints.iter().enumerate() {
+            let count = (f64::from(*weight) / total * size).round().max(1.0) as u64;
+            places.extend((0..count).map(|n| (xxh64(format!("{address}_{n}").as_bytes(), 0), index as u32)));
+        }
+        places.sort_unstable();
+        Self(places.into())
+    }
+
+    /// The endpoints by the order of their places from the key's on.
+    pub(super) fn from_key(&self, key: u64) -> impl Iterator<Item = usize> {
+        let start = self.0.partition_point(|(place, _)| *place < key);
+        let (before, from) = self.0.split_at(start);
+        from.iter().chain(before).map(|(_, index)| *index as usize)
+    }
+}
+
+/// Maglev's table: every endpoint takes places in its own order of preference, in turns by weight, until all are taken
+/// (<https://research.google/pubs/maglev-a-fast-and-reliable-software-network-load-balancer/>, section 3.4).
+#[derive(Debug)]
+pub(super) struct Maglev(Box<[u32]>);
+
+impl Maglev {
+    /// A table of `size` places, which must be a prime for every preference to reach every place.
+    pub(super) fn new(endpoints: &[(SocketAddr, u32)], size: u64) -> Self {
+        const NOBODY: u32 = u32::MAX;
+        let heaviest = endpoints.iter().map(|(_, weight)| *weight).max().unwrap_or(1);
+        let mut places = vec![NOBODY; size as usize];
+        let mut preferences: Vec<_> = endpoints
+            .iter()
+            .map(|(address, _)| {
+                let name = address.to_string();
+                let offset = xxh64(name.as_bytes(), 0) % size;
+                (offset, xxh64(name.as_bytes(), 1) % (size - 1) + 1)
+            })
+            .collect();
+        let mut free = if endpoints.is_empty() { 0 } else { size };
+        let mut credit = vec![0u64; endpoints.len()];
+        while free > 0 {
+            for (index, (at, skip)) in preferences.iter_mut().enumerate() {
+                // The heaviest has a turn in every round, the others as often as their share of it says.
+                credit[index] += u64::from(endpoints[index].1);
+                if credit[index] < u64::from(heaviest) || free == 0 {
+                    continue;
+                }
+                credit[index] -= u64::from(heaviest);
+                while places[*at as usize] != NOBODY {
+                    *at = (*at + *skip) % size;
+                }
+                places[*at as usize] = index as u32;
+                free -= 1;
+            }
+        }
+        Self(places.into())
+    }
+
+    /// The endpoints by the order of the places from the key's on.
+    pub(super) fn from_key(&self, key: u64) -> impl Iterator<Item = usize> {
+        let start = (key % (self.0.len().max(1) as u64)) as usize;
+        let (before, from) = self.0.split_at(start.min(self.0.len()));
+        from.iter().chain(before).map(|index| *index as usize).filter(|index| *index != u32::MAX as usize)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn endpoints(weights: &[u32]) -> Vec<(SocketAddr, u32)> {
+        weights.iter().zip(1..).map(|(weight, last)| (([10, 0, 0, last], 80).into(), *weight)).collect()
+    }
+
+    fn counts(places: impl Iterator<Item = usize>, endpoints: usize) -> Vec<usize> {
+        let mut counts = vec![0; endpoints];
+        places.for_each(|index| counts[index] += 1);
+        counts
+    }
+
+    /// The paper promises it for a table of more than a hundred places an endpoint.
+    #[test]
+    fn maglevs_table_is_even_within_one_percent() {
+        let maglev = Maglev::new(&endpoints(&[1; 100]), 65_537);
+        let counts = counts(maglev.0.iter().map(|index| *index as usize), 100);
+        assert!(counts.iter().all(|count| (649..=662).contains(count)), "{counts:?}");
+    }
+
+    #[test]
+    fn weights_are_shares_of_the_places() {
+        let maglev = Maglev::new(&endpoints(&[3, 1]), 65_537);
+        let of_maglev = counts(maglev.0.iter().map(|index| *index as usize), 2);
+        assert!(of_maglev[0].abs_diff(49_152) <= 2, "{of_maglev:?}");
+        let ring = Ring::new(&endpoints(&[3, 1]), 1024, 8 << 20);
+        assert_eq!(counts(ring.0.iter().map(|(_, index)| *index as usize), 2), [768, 256]);
+    }
+
+    #[test]
+    fn few_keys_move_when_an_endpoint_goes() {
+        let all = endpoints(&[1; 10]);
+        let fewer = &all[..9];
+        let moved = |choose: &dyn Fn(&[(SocketAddr, u32)], u64) -> usize| {
+            (0..10_000u64)
+                .map(|n| xxh64(&n.to_le_bytes(), 7))
+                .filter(|key| {
+                    let before = choose(&all, *key);
+                    before != 9 && before != choose(fewer, *key)
+                })
+                .count()
+        };
+        let (one, other) = (Ring::new(&all, 1024, 8 << 20), Ring::new(fewer, 1024, 8 << 20));
+        let by_ring =
+            moved(&|of, key| if of.len() == 10 { &one } else { &other }.from_key(key).next().unwrap());
+        // The two rings have other numbers of places for each endpoint, and so some of their own.
+        assert!(by_ring < 1_500, "{by_ring} of 10,000 moved on the ring");
+        let (one, other) = (Maglev::new(&all, 65_537), Maglev::new(fewer, 65_537));
+        let by_maglev =
+            moved(&|of, key| if of.len() == 10 { &one } else { &other }.from_key(key).next().unwrap());
+        assert!(by_maglev < 1_500, "{by_maglev} of 10,000 moved in Maglev's table");
+    }
+
+    #[test]
+    fn nobody_is_chosen_among_nobody() {
+        assert!(Ring::new(&[], 1024, 8 << 20).from_key(1).next().is_none());
+        assert!(Maglev::new(&[], 65_537).from_key(1).next().is_none());
+    }
+
+    #[test]
+    fn an_ipv4_client_has_one_key_however_its_address_is_written() {
+        assert_eq!(key("[::ffff:192.0.2.1]:1".parse().unwrap()), key("192.0.2.1:2".parse().unwrap()));
+    }
+}
