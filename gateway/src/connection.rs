@@ -14,6 +14,7 @@ use crate::access_log;
 use crate::gate::Pass;
 use crate::inspect::{self, Begun};
 use crate::listener::Listener;
+use crate::proxy_protocol;
 use crate::relay::{self, Meter, Patience};
 use crate::table::Routed;
 use crate::upstream::balance::hashing;
@@ -62,6 +63,7 @@ async fn forward(
     let stats = &routed.cluster.stats;
     let meter = Meter::new((&stats.to_upstream, &stats.to_client));
     let patience = Patience { idle: listener.idle_timeout(&routed), age: routed.max_duration };
+    let raw = announced(raw, &routed, ends);
     let result = match relay::replay(&upstream.stream, &raw, &meter).await {
         Ok(()) => {
             drop((raw, hello));
@@ -135,6 +137,14 @@ async fn connect(
         Err(_) => {}
     }
     Ok(result?)
+}
+
+/// The first bytes for the endpoint, with a PROXY protocol header before them where the cluster wants one.
+fn announced(raw: Vec<u8>, routed: &Routed, ends: Ends) -> Vec<u8> {
+    match routed.cluster.config.proxy_protocol {
+        None => raw,
+        Some(version) => [proxy_protocol::header(version, ends.remote, ends.destination), raw].concat(),
+    }
 }
 
 fn note_route(record: &mut access_log::Open, routed: &Routed, listener: &Listener) {

@@ -12,6 +12,8 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
+use eastgate_config::cluster::ProxyVersion;
+
 const SIGNATURE: &[u8; 12] = b"\r\n\r\n\0\r\nQUIT\n";
 const V1_START: &[u8] = b"PROXY ";
 const V1_MAX: usize = 107;
@@ -65,6 +67,34 @@ pub fn parse(bytes: &[u8]) -> Result<Verdict, Error> {
         version1(bytes)
     } else {
         Ok(Verdict::Absent)
+    }
+}
+
+/// The header that tells an endpoint who its client is and where that one connected to.
+pub fn header(version: ProxyVersion, source: SocketAddr, destination: SocketAddr) -> Vec<u8> {
+    // One header is of one family: where the two differ, both are told as IPv6, an IPv4 address as a mapped one.
+    let (one, other) = (source.ip().to_canonical(), destination.ip().to_canonical());
+    let both_v4 =
+        if let (IpAddr::V4(one), IpAddr::V4(other)) = (one, other) { Some((one, other)) } else { None };
+    let v6 = |address| match address {
+        IpAddr::V4(address) => address.to_ipv6_mapped(),
+        IpAddr::V6(address) => address,
+    };
+    let (source_port, destination_port) = (source.port(), destination.port());
+    match version {
+        ProxyVersion::V1 => match both_v4 {
+            Some((one, other)) => format!("PROXY TCP4 {one} {other} {source_port} {destination_port}\r\n"),
+            None => format!("PROXY TCP6 {} {} {source_port} {destination_port}\r\n", v6(one), v6(other)),
+        }
+        .into_bytes(),
+        ProxyVersion::V2 => {
+            let ports = [source_port.to_be_bytes(), destination_port.to_be_bytes()].concat();
+            let (family, addresses) = match both_v4 {
+                Some((one, other)) => ([0x21, 0x11, 0, 12], [one.octets(), other.octets()].concat()),
+                None => ([0x21, 0x21, 0, 36], [v6(one).octets(), v6(other).octets()].concat()),
+            };
+            [&SIGNATURE[..], &family, &addresses, &ports].concat()
+        }
     }
 }
 
@@ -224,6 +254,17 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn what_is_written_is_read_back(source: SocketAddr, destination: SocketAddr, v2_form: bool) {
+            let version = if v2_form { ProxyVersion::V2 } else { ProxyVersion::V1 };
+            let header = header(version, source, destination);
+            let Ok(Verdict::Header(Some(read), length)) = parse(&header) else { panic!("{header:?}") };
+            prop_assert_eq!(length, header.len());
+            let canonical = |end: SocketAddr| (end.ip().to_canonical(), end.port());
+            prop_assert_eq!(canonical(read.0), canonical(source));
+            prop_assert_eq!(canonical(read.1), canonical(destination));
+        }
+
         #[test]
         fn every_prefix_of_a_header_needs_more_and_what_follows_changes_nothing(
             tail in prop::collection::vec(any::<u8>(), 0..40), v2_form: bool,
