@@ -1,4 +1,4 @@
-//! A connection, from accept to close: inspect, route, connect, replay, relay.
+//! A connection, from accept to close: inspect, route, connect, relay.
 
 use std::io::ErrorKind;
 use std::net::{Shutdown, SocketAddr};
@@ -19,7 +19,7 @@ use crate::relay::{self, Meter, Patience};
 use crate::table::Routed;
 use crate::upstream::balance::hashing;
 use crate::upstream::endpoint::Endpoint;
-use crate::upstream::{self, Upstream};
+use crate::upstream::{self, Cluster, Upstream};
 
 mod error;
 
@@ -48,6 +48,28 @@ async fn forward(
     listener: &Listener,
     record: &mut access_log::Open,
 ) -> Result<(), Error> {
+    let Tunnel { upstream, cluster, first, patience, _counted } = open(client, listener, record).await?;
+    let meter = Meter::new((&cluster.stats.to_upstream, &cluster.stats.to_client));
+    let result = relay::run(client, &upstream.stream, first, &meter, patience).await;
+    (record.to_upstream_bytes, record.to_client_bytes) = (meter.to_upstream.get(), meter.to_client.get());
+    record.engine = meter.engine();
+    Ok(result?)
+}
+
+/// All that a connection needs from here on. What only finding the way took is gone by then.
+struct Tunnel {
+    upstream: Upstream,
+    cluster: Arc<Cluster>,
+    first: Vec<u8>,
+    patience: Patience,
+    _counted: Option<Pass>,
+}
+
+async fn open(
+    client: &TcpStream,
+    listener: &Listener,
+    record: &mut access_log::Open,
+) -> Result<Tunnel, Error> {
     let Begun { hello, raw, told } = inspect(client, listener).await?;
     let ends = ends(client, told, record)?;
     record.server_name = hello.as_ref().map(|hello| hello.server_name().clone());
@@ -59,21 +81,9 @@ async fn forward(
 
     let upstream = connect(client, &routed, ends.remote, listener, record).await?;
     listener.downstream.connect_seconds.observe(record.age().as_secs_f64());
-
-    let stats = &routed.cluster.stats;
-    let meter = Meter::new((&stats.to_upstream, &stats.to_client));
-    let patience = Patience { idle: listener.idle_timeout(&routed), age: routed.max_duration };
-    let raw = announced(raw, &routed, ends);
-    let result = match relay::replay(&upstream.stream, &raw, &meter).await {
-        Ok(()) => {
-            drop((raw, hello));
-            relay::run(client, &upstream.stream, &meter, patience).await
-        }
-        broken => broken,
-    };
-    (record.to_upstream_bytes, record.to_client_bytes) = (meter.to_upstream.get(), meter.to_client.get());
-    record.engine = meter.engine();
-    Ok(result?)
+    let first = announced(raw, &routed, ends);
+    let patience = listener.patience(&routed);
+    Ok(Tunnel { upstream, cluster: routed.cluster, first, patience, _counted })
 }
 
 /// Reads what the connection begins with, as one of a limited number of clients that are not past that.
@@ -125,8 +135,7 @@ async fn connect(
 ) -> Result<Upstream, Error> {
     let attempts = routed.connect_attempts.unwrap_or(listener.connect_attempts);
     let key = routed.hash_policy.map(|HashPolicy::SourceIp| hashing::key(remote));
-    let connecting =
-        upstream::connect(&routed.cluster, attempts, key, listener.keepalive, &mut record.attempts);
+    let connecting = upstream::connect(&routed.cluster, attempts, key, &mut record.attempts);
     let result = tokio::select! {
         result = connecting => result,
         _ = relay::reset(client) => return Err(Error::ClientLeft),

@@ -25,6 +25,7 @@ pub mod gate;
 pub mod metrics;
 pub mod readiness;
 pub mod signals;
+pub mod socket;
 pub mod telemetry;
 
 pub mod app;

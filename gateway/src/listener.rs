@@ -13,6 +13,7 @@ use crate::client_hello::ClientHello;
 use crate::gate::Gate;
 use crate::inspect::Beginning;
 use crate::metrics::{self, Metrics};
+use crate::relay::Patience;
 use crate::table::{self, Asked, Routed, Table};
 
 /// A bound listener.
@@ -23,7 +24,7 @@ pub struct Listener {
     /// Endpoints to try for one connection.
     pub connect_attempts: u32,
     /// For sockets to endpoints, where their cluster does not say.
-    pub keepalive: Keepalive,
+    keepalive: Keepalive,
     /// Where connections are recorded.
     pub access_log: AccessLog,
     /// Its own handles.
@@ -118,12 +119,14 @@ impl Listener {
         self.table.load().route(&self.name, &asked, protocols, |below| fastrand::u64(..below))
     }
 
-    /// How long a connection of this chain may be silent. A chain that says 0 sets no limit, as in Envoy.
-    pub fn idle_timeout(&self, routed: &Routed) -> Duration {
-        match routed.idle_timeout {
+    /// How long a connection may go on. A chain that says 0 sets no limit on silence, as in Envoy.
+    pub fn patience(&self, routed: &Routed) -> Patience {
+        let idle = match routed.idle_timeout {
             None => self.idle_timeout,
             Some(Duration::ZERO) => Duration::MAX,
             Some(timeout) => timeout,
-        }
+        };
+        let keepalive = routed.cluster.config.keepalive.unwrap_or(self.keepalive);
+        Patience { idle, age: routed.max_duration, keepalive }
     }
 }

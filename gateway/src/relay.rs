@@ -11,10 +11,13 @@ use std::pin::pin;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
+use eastgate_config::cluster::Keepalive;
 use socket2::SockRef;
 use tokio::io::Interest;
 use tokio::net::TcpStream;
 use tokio::time::Instant;
+
+use crate::socket::keep_alive;
 
 mod copy;
 mod pump;
@@ -102,9 +105,12 @@ pub struct Patience {
     pub idle: Duration,
     /// In all.
     pub age: Option<Duration>,
+    /// How an endpoint's socket is kept alive that has lived for a while.
+    pub keepalive: Keepalive,
 }
 
-/// Relays until both directions have ended, one side broke, or patience is at its end.
+/// Relays until both directions have ended, one side broke, or patience is at its end. The endpoint gets `first` before
+/// anything else: what was read before the relay took over, such as the ClientHello.
 ///
 /// # Errors
 /// The connection did not end by a FIN from each side. After [`Error::Broken`] both sockets are set to reset the
@@ -112,12 +118,13 @@ pub struct Patience {
 pub async fn run(
     client: &TcpStream,
     upstream: &TcpStream,
+    first: Vec<u8>,
     meter: &Meter<'_>,
     patience: Patience,
 ) -> Result<(), Error> {
     let result = tokio::select! {
-        result = both(client, upstream, meter) => result,
-        error = impatience(meter, patience) => Err(error),
+        result = both(client, upstream, first, meter) => result,
+        error = impatience(upstream, meter, patience) => Err(error),
     };
     if matches!(result, Err(Error::Broken { .. })) {
         for socket in [client, upstream] {
@@ -128,25 +135,20 @@ pub async fn run(
     result
 }
 
-/// Writes bytes that were read before the relay took over, such as the ClientHello.
-///
-/// # Errors
-/// The endpoint is gone.
-pub async fn replay(upstream: &TcpStream, bytes: &[u8], meter: &Meter<'_>) -> Result<(), Error> {
-    let broken = |source| Error::Broken { side: Side::Upstream, source };
-    pump::write_all(upstream, bytes, &meter.to_upstream).await.map_err(broken)
-}
-
-async fn both(client: &TcpStream, upstream: &TcpStream, meter: &Meter<'_>) -> Result<(), Error> {
-    let mut up =
-        pin!(pump::pump((client, Side::Client), (upstream, Side::Upstream), &meter.to_upstream, meter));
-    let mut down =
-        pin!(pump::pump((upstream, Side::Upstream), (client, Side::Client), &meter.to_client, meter));
-    let (first, rest, finished) = tokio::select! {
+async fn both(
+    client: &TcpStream,
+    upstream: &TcpStream,
+    first: Vec<u8>,
+    meter: &Meter<'_>,
+) -> Result<(), Error> {
+    let (client_end, upstream_end) = ((client, Side::Client), (upstream, Side::Upstream));
+    let mut up = pin!(pump::pump(client_end, upstream_end, first, &meter.to_upstream, meter));
+    let mut down = pin!(pump::pump(upstream_end, client_end, Vec::new(), &meter.to_client, meter));
+    let (ended, rest, finished) = tokio::select! {
         result = &mut up => (result, down, (client, Side::Client)),
         result = &mut down => (result, up, (upstream, Side::Upstream)),
     };
-    match first {
+    match ended {
         // This direction has ended; the other may go on for long, and nobody reads here any more to see a reset.
         Ok(()) => tokio::select! {
             result = rest => result.map_err(pump::Error::into_inner),
@@ -180,13 +182,16 @@ pub async fn reset(socket: &TcpStream) -> io::Error {
 
 /// Ends when patience does, give or take an eighth: one coarse look at the counters now and then costs less than a
 /// timer that is set anew with every read.
-async fn impatience(meter: &Meter<'_>, Patience { idle, age }: Patience) -> Error {
+async fn impatience(upstream: &TcpStream, meter: &Meter<'_>, patience: Patience) -> Error {
+    let Patience { idle, age, keepalive } = patience;
     let shortest = age.map_or(idle, |age| age.min(idle));
     let step = (shortest / 8).clamp(Duration::from_millis(1), PUBLISH_EVERY);
     let began = Instant::now();
     let (mut seen, mut since) = ((0, 0), began);
+    tokio::time::sleep(step).await;
+    // A socket that is gone already is for the pumps to find out about.
+    let _ = keep_alive(SockRef::from(upstream), keepalive);
     loop {
-        tokio::time::sleep(step).await;
         let now = (meter.to_upstream.get(), meter.to_client.get());
         if now != seen {
             meter.publish();
@@ -197,6 +202,7 @@ async fn impatience(meter: &Meter<'_>, Patience { idle, age }: Patience) -> Erro
         if let Some(age) = age.filter(|age| began.elapsed() >= *age) {
             return Error::Expired(age);
         }
+        tokio::time::sleep(step).await;
     }
 }
 

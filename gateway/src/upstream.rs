@@ -5,7 +5,6 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
-use eastgate_config::cluster::Keepalive;
 use tokio::net::TcpStream;
 
 pub mod balance;
@@ -62,7 +61,6 @@ pub async fn connect(
     cluster: &Arc<Cluster>,
     attempts: u32,
     key: Option<u64>,
-    keepalive: Keepalive,
     attempted: &mut u32,
 ) -> Result<Upstream, Error> {
     let stats = &cluster.stats;
@@ -78,8 +76,7 @@ pub async fn connect(
         *attempted += 1;
         let endpoint = endpoint::InUse::new(Arc::clone(picked));
         let timeout = cluster.config.connect_timeout;
-        let keepalive = cluster.config.keepalive.unwrap_or(keepalive);
-        match dial::dial(picked.address, timeout, keepalive).await {
+        match dial::dial(picked.address, timeout).await {
             Ok(stream) => {
                 stats.connected.fetch_add(1, Relaxed);
                 endpoint.connected();

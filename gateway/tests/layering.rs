@@ -17,6 +17,7 @@ const ROWS: &[&[&str]] = &[
         "gate",
         "readiness",
         "signals",
+        "socket",
         "telemetry",
     ],
     &["upstream", "access_log", "inspect", "tls"],

@@ -10,8 +10,8 @@ use tokio::sync::watch;
 
 use super::Threads;
 use crate::listener::{Listener, Shared};
+use crate::socket::keep_alive;
 use crate::table::Table;
-use crate::upstream::dial;
 
 /// Connections that the kernel completes before they are accepted; it caps this at `net.core.somaxconn`.
 const BACKLOG: i32 = 4096;
@@ -101,7 +101,7 @@ impl Ports {
             // Accepted sockets inherit these: two system calls less for each connection.
             let socket = socket2::SockRef::from(socket);
             socket.set_tcp_nodelay(true)?;
-            dial::keep_alive(socket, self.shared.settings.relay.keepalive)?;
+            keep_alive(socket, self.shared.settings.relay.keepalive)?;
         }
         let stop = watch::Sender::new(());
         let listener = Arc::new(Listener::new(name, &self.shared));

@@ -23,19 +23,32 @@ pub(super) fn turn(from: &TcpStream, to: &TcpStream, moved: &Cell<u64>) -> Resul
             Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(Turn::Empty),
             Err(error) => return Err(Failed::Read(error)),
         };
-        let mut rest = &buffer[..read];
-        while !rest.is_empty() {
-            match to.try_write(rest) {
-                Ok(written) => {
-                    moved.set(moved.get() + written as u64);
-                    rest = &rest[written..];
-                }
-                Err(error) if error.kind() == ErrorKind::WouldBlock => {
-                    return Ok(Turn::Left(Rest::Bytes(rest.to_vec())));
-                }
-                Err(error) => return Err(Failed::Write(error)),
-            }
+        match push(to, &buffer[..read], moved)? {
+            [] => Ok(Turn::Moved(read)),
+            rest => Ok(Turn::Left(Rest::Bytes(rest.to_vec()))),
         }
-        Ok(Turn::Moved(read))
     })
+}
+
+/// Writes bytes that were read before.
+pub(super) fn write(to: &TcpStream, mut bytes: Vec<u8>, moved: &Cell<u64>) -> Result<Turn, Failed> {
+    let left = push(to, &bytes, moved)?.len();
+    let written = bytes.len() - left;
+    bytes.drain(..written);
+    Ok(if left == 0 { Turn::Moved(written) } else { Turn::Left(Rest::Bytes(bytes)) })
+}
+
+/// Writes as much as the receiver has room for, and gives the rest.
+fn push<'a>(to: &TcpStream, mut rest: &'a [u8], moved: &Cell<u64>) -> Result<&'a [u8], Failed> {
+    while !rest.is_empty() {
+        match to.try_write(rest) {
+            Ok(written) => {
+                moved.set(moved.get() + written as u64);
+                rest = &rest[written..];
+            }
+            Err(error) if error.kind() == ErrorKind::WouldBlock => break,
+            Err(error) => return Err(Failed::Write(error)),
+        }
+    }
+    Ok(rest)
 }

@@ -88,18 +88,24 @@ impl Choice {
     }
 }
 
-/// Moves bytes until the sender's FIN, then passes the FIN on.
+/// Writes what was read before, moves bytes until the sender's FIN, then passes the FIN on.
 pub(super) async fn pump(
     (from, from_side): (&TcpStream, Side),
     (to, to_side): (&TcpStream, Side),
+    first: Vec<u8>,
     moved: &Cell<u64>,
     meter: &Meter<'_>,
 ) -> Result<(), Error> {
     let read_error = |source| Error::Read(super::Error::Broken { side: from_side, source });
     let write_error = |source| Error::Write(super::Error::Broken { side: to_side, source });
     let mut choice = Choice::default();
+    let mut next = Some(copy::write(to, first, moved));
     loop {
-        let turn = if choice.splicing { splice::turn(from, to, moved) } else { copy::turn(from, to, moved) };
+        let turn = match next.take() {
+            Some(turn) => turn,
+            None if choice.splicing => splice::turn(from, to, moved),
+            None => copy::turn(from, to, moved),
+        };
         match turn {
             Ok(Turn::Moved(bytes)) => {
                 choice.moved(bytes);
@@ -150,7 +156,7 @@ impl Rest {
 }
 
 /// Writes all of it, waiting for room as often as need be.
-pub(super) async fn write_all(to: &TcpStream, mut rest: &[u8], moved: &Cell<u64>) -> io::Result<()> {
+async fn write_all(to: &TcpStream, mut rest: &[u8], moved: &Cell<u64>) -> io::Result<()> {
     while !rest.is_empty() {
         match to.try_write(rest) {
             Ok(written) => {

@@ -26,7 +26,7 @@ fn pair() -> (StdStream, StdStream) {
 }
 
 fn relayed(idle: Duration) -> Relayed {
-    relayed_with(Patience { idle, age: None })
+    relayed_with(Patience { idle, age: None, keepalive: KEEPALIVE })
 }
 
 fn relayed_with(patience: Patience) -> Relayed {
@@ -41,7 +41,7 @@ fn relayed_with(patience: Patience) -> Relayed {
             });
             let totals = [const { AtomicU64::new(0) }; 2];
             let meter = Meter::new((&totals[0], &totals[1]));
-            let result = run(&inner[0], &inner[1], &meter, patience).await;
+            let result = run(&inner[0], &inner[1], Vec::new(), &meter, patience).await;
             let engine = meter.engine();
             let counted = (meter.to_upstream.get(), meter.to_client.get());
             drop(meter);
@@ -52,6 +52,9 @@ fn relayed_with(patience: Patience) -> Relayed {
     });
     Relayed { client, upstream, relay }
 }
+
+const KEEPALIVE: Keepalive =
+    Keepalive { time: Duration::from_secs(60), interval: Duration::from_secs(10), probes: 6 };
 
 const LONG: Duration = Duration::from_secs(3600);
 
@@ -195,7 +198,7 @@ fn silence_ends_a_connection_and_bytes_keep_it() {
 
 #[test]
 fn a_connection_that_is_old_enough_ends_even_while_it_is_busy() {
-    let patience = Patience { idle: LONG, age: Some(Duration::from_millis(50)) };
+    let patience = Patience { idle: LONG, age: Some(Duration::from_millis(50)), keepalive: KEEPALIVE };
     let Relayed { mut client, mut upstream, relay } = relayed_with(patience);
     let mut piece = [0; 1];
     while client.write_all(b"x").is_ok() && upstream.read_exact(&mut piece).is_ok() {}
