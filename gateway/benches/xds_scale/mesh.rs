@@ -172,7 +172,6 @@ fn pod(cluster: usize, number: usize, generation: usize) -> endpoint::LbEndpoint
         health_status: core::HealthStatus::Healthy as i32,
         load_balancing_weight: Some(pb::UInt32Value { value: 1 }),
         metadata: metadata("workload", workload),
-        ..Default::default()
     }
 }
 
