@@ -1,6 +1,6 @@
 //! The dump in Envoy's shape, read back by the descriptors of Envoy's own messages.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a panic is the report")]
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a panic is the report")]
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
