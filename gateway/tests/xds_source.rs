@@ -41,7 +41,7 @@ async fn both_ways(variant: &str) {
     assert_eq!(served(&ca, address).await.as_deref(), Some("httpbin-1"));
 
     plane.change(|world| world.resources = Resources::serving(&[]));
-    gateway.until("/config_dump", |text| !text.contains("httpbin")).await;
+    gateway.until("/clusters", |text| !text.contains("httpbin")).await;
     assert_eq!(served(&ca, address).await, None);
 
     let seen = plane.seen();
