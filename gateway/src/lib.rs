@@ -25,7 +25,6 @@ pub mod gate;
 pub mod metrics;
 pub mod readiness;
 pub mod signals;
-pub mod socket;
 pub mod telemetry;
 
 pub mod app;

@@ -12,12 +12,10 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use eastgate_config::cluster::Keepalive;
-use socket2::SockRef;
+use socket2::{SockRef, TcpKeepalive};
 use tokio::io::Interest;
 use tokio::net::TcpStream;
 use tokio::time::Instant;
-
-use crate::socket::keep_alive;
 
 mod copy;
 mod pump;
@@ -178,6 +176,19 @@ pub async fn reset(socket: &TcpStream) -> io::Error {
             },
         }
     }
+}
+
+/// Switches keepalive on, with a user timeout to match: a peer that has vanished is given up after the same time
+/// whether the connection was silent (probes) or had bytes under way (retransmissions), as ztunnel does it.
+///
+/// # Errors
+/// The kernel refused an option.
+pub fn keep_alive(socket: SockRef<'_>, keepalive: Keepalive) -> io::Result<()> {
+    let Keepalive { time, interval, probes } = keepalive;
+    socket.set_tcp_keepalive(
+        &TcpKeepalive::new().with_time(time).with_interval(interval).with_retries(probes),
+    )?;
+    socket.set_tcp_user_timeout(Some(time + interval * probes))
 }
 
 /// Ends when patience does, give or take an eighth: one coarse look at the counters now and then costs less than a

@@ -17,7 +17,6 @@ const ROWS: &[&[&str]] = &[
         "gate",
         "readiness",
         "signals",
-        "socket",
         "telemetry",
     ],
     &["upstream", "access_log", "inspect", "tls"],

@@ -10,7 +10,7 @@ use tokio::sync::watch;
 
 use super::Threads;
 use crate::listener::{Listener, Shared};
-use crate::socket::keep_alive;
+use crate::relay::keep_alive;
 use crate::table::Table;
 
 /// Connections that the kernel completes before they are accepted; it caps this at `net.core.somaxconn`.

@@ -93,8 +93,8 @@ impl Balancer {
         // Without a key, any place is as good as another.
         let mut key = || key.unwrap_or_else(|| draw(u64::MAX));
         match &self.policy {
-            Choice::RingHash(ring) => self.first_untried(ring.from_key(key()), tried),
-            Choice::Maglev(maglev) => self.first_untried(maglev.from_key(key()), tried),
+            Choice::RingHash(ring) => self.first_untried(ring.after(key()), tried),
+            Choice::Maglev(maglev) => self.first_untried(maglev.after(key()), tried),
             Choice::Random => self.untried(self.drawn(&mut draw)?, tried),
             Choice::RoundRobin { order, next } => {
                 // A further attempt of the same connection takes nobody's turn.
