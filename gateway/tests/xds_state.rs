@@ -89,12 +89,15 @@ async fn a_file_of_resources_is_served_and_watched() {
     let all = pods(&ca, 2).await;
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("resources.binpb");
-    let write = |resources: Resources| {
-        let response = DiscoveryResponse { resources: resources.all(), ..Default::default() };
+    let encode = |resources: Resources| {
+        DiscoveryResponse { resources: resources.all(), ..Default::default() }.encode_to_vec()
+    };
+    let put = |content: Vec<u8>| {
         let new = path.with_extension("new");
-        std::fs::write(&new, response.encode_to_vec()).unwrap();
+        std::fs::write(&new, content).unwrap();
         std::fs::rename(new, &path).unwrap();
     };
+    let write = |resources| put(encode(resources));
     write(world(all[0].address()));
     let file = |layers: Layers, directory: &Path| {
         layers.flag("source.xds_file", Some(directory.join("resources.binpb").display().to_string()))
@@ -106,6 +109,14 @@ async fn a_file_of_resources_is_served_and_watched() {
     let wanted = all[1].address().to_string();
     gateway.until("/clusters", |text| text.contains(&wanted)).await;
     assert_eq!(served(&ca, address).await.as_deref(), Some("httpbin-1"));
+    let binary = encode(world(all[0].address()));
+    let type_url = "type.googleapis.com/envoy.service.discovery.v3.DiscoveryResponse";
+    let mut json = serde_json::to_value(eastgate_proto::json::Json::new(type_url, &binary)).unwrap();
+    json.as_object_mut().unwrap().remove("@type");
+    put(json.to_string().into_bytes());
+    let wanted = all[0].address().to_string();
+    gateway.until("/clusters", |text| text.contains(&wanted)).await;
+    assert_eq!(served(&ca, address).await.as_deref(), Some("httpbin-0"), "read as JSON");
     write(Resources::serving(&[]));
     gateway.until("/config_dump", |text| !text.contains("httpbin")).await;
 }

@@ -1,6 +1,7 @@
 //! xDS resources from a file, read by the same decoder as those of a control plane, and watched for changes.
 //!
-//! The file is a `DiscoveryResponse` in protobuf's binary form. Its resources may be of several types; each says its own.
+//! The file is a `DiscoveryResponse`, as JSON or in protobuf's binary form. Its resources may be of several types; each
+//! says its own.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -38,6 +39,8 @@ enum Cause {
     Read(#[from] io::Error),
     #[error("it is no DiscoveryResponse: {0}")]
     Decode(#[from] eastgate_proto::DecodeError),
+    #[error("it is no DiscoveryResponse as JSON: {0}")]
+    Json(#[from] eastgate_proto::json::Unreadable),
 }
 
 /// Serves the file: sends its snapshot now and after each change, until nobody listens any more.
@@ -97,8 +100,14 @@ async fn read(path: &Path) -> io::Result<Vec<u8>> {
     tokio::fs::read(path).await
 }
 
+/// JSON begins with a brace, which in the binary form would be a field that `DiscoveryResponse` does not have.
 fn parse(bytes: &[u8]) -> Result<Vec<pb::Any>, Cause> {
-    Ok(discovery::DiscoveryResponse::decode(bytes)?.resources)
+    if bytes.trim_ascii_start().first() != Some(&b'{') {
+        return Ok(discovery::DiscoveryResponse::decode(bytes)?.resources);
+    }
+    let text = String::from_utf8_lossy(bytes);
+    let bytes = eastgate_proto::json::read("envoy.service.discovery.v3.DiscoveryResponse", &text)?;
+    Ok(discovery::DiscoveryResponse::decode(&*bytes)?.resources)
 }
 
 /// Has the client hold just these. Every type is loaded, so that what the file no longer has goes.
