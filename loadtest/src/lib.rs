@@ -7,6 +7,12 @@
 pub mod ca;
 pub mod client;
 pub mod content;
+pub mod hello;
+pub mod load;
+pub mod mesh;
 pub mod names;
 pub mod origin;
+pub mod process;
+pub mod scenario;
 pub mod spread;
+pub mod stats;
