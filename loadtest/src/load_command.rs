@@ -122,7 +122,8 @@ pub(crate) async fn load_origin(arguments: LoadOriginArguments) -> anyhow::Resul
 
 pub(crate) fn write_mesh(arguments: &MeshArguments) -> anyhow::Result<()> {
     let (dir, services) = (&arguments.dir, arguments.services);
-    mesh::write(dir, services, arguments.origin).with_context(|| format!("cannot write {}", dir.display()))?;
+    mesh::write(dir, services, arguments.origin)
+        .with_context(|| format!("cannot write {}", dir.display()))?;
     let last = mesh::server_name(services.saturating_sub(1));
     let _ = writeln!(io::stdout(), "{}: {} to {last}", dir.display(), mesh::server_name(0));
     Ok(())

@@ -24,7 +24,7 @@ mod slow;
 pub use bulk::{Amount, Direction, bulk};
 pub use churn::{Churn, churn};
 pub use connect::{Choice, connect_rate, mixed, tls_connect_rate};
-pub use idle::idle_soak;
+pub use idle::{MEMORY_PER_TUNNEL, idle_soak};
 pub use ping::ping_pong;
 pub use slow::slow_clients;
 

@@ -14,6 +14,9 @@ use crate::stats::{Meter, Outcome};
 /// How long a proxy may take to give back what the opening took.
 const SETTLE: Duration = Duration::from_millis(500);
 
+/// The figure of [`idle_soak`] that says by how much the proxy grew.
+pub const MEMORY_PER_TUNNEL: &str = "bytes of memory per tunnel";
+
 /// Opens so many tunnels, holds them for the time of the options, and shows that each still answers.
 ///
 /// # Errors
@@ -44,7 +47,7 @@ pub async fn idle_soak(options: &Options, tunnels: usize) -> Result<Outcome, Err
     if let (Some(rest), Some(full)) = (rest, full) {
         let growth = full.saturating_sub(rest) as f64;
         figures.insert("MiB of memory before", rest as f64 / 1_048_576.0);
-        figures.insert("bytes of memory per tunnel", growth / held.max(1) as f64);
+        figures.insert(MEMORY_PER_TUNNEL, growth / held.max(1) as f64);
     }
     let counts = options.tally.counts();
     Ok(Outcome { scenario: "idle-soak", unit: "tunnels still alive", counts, cost, figures })
