@@ -70,7 +70,7 @@ spec:
     )
 }
 
-/// The endpoints of a service: the origin, as often as asked for (the second time at [`SECOND_ADDRESS`]).
+/// The endpoints of a service, which claim to speak mesh TLS, as a gateway shows no others: the origin, as often as asked for (the second time at [`SECOND_ADDRESS`]).
 pub(crate) fn endpoint_slice(name: &str, origin: SocketAddr, endpoints: usize, generation: u64) -> String {
     let mut text = format!(
         "---
@@ -79,7 +79,7 @@ kind: EndpointSlice
 metadata:
   name: {name}-0
   namespace: {NAMESPACE}
-  labels: {{kubernetes.io/service-name: {name}}}
+  labels: {{kubernetes.io/service-name: {name}, security.istio.io/tlsMode: istio}}
   annotations: {{loadtest/generation: '{generation}'}}
 addressType: {}
 ports: [{{name: http, port: {}}}]
@@ -115,6 +115,6 @@ mod tests {
             (3, 2)
         );
         let slice = fs::read_to_string(directory.path().join(SLICE_FILE)).unwrap();
-        assert!(slice.contains("service-name: httpbin}") && slice.contains("port: 7777"));
+        assert!(slice.contains("service-name: httpbin,") && slice.contains("port: 7777"));
     }
 }
