@@ -5,7 +5,13 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
-/// Puts an SNI-routing gateway to the test, with real TLS on both sides
+mod run;
+
+pub(crate) use run::{
+    CompareArguments, ExecArguments, LoadOriginArguments, MeshArguments, RunArguments, ScenarioArguments,
+};
+
+/// Puts an SNI-routing gateway to the test: real TLS for what is right, load without cryptography for what it costs
 #[derive(Debug, Parser)]
 #[command(name = "eastgate-loadtest", version, arg_required_else_help = true)]
 pub(crate) struct Arguments {
@@ -21,6 +27,19 @@ pub(crate) enum Command {
     /// Send GETs, each over its own connection, and show how they spread over the pods
     #[command(after_help = GET_EXAMPLE)]
     Get(GetArguments),
+    /// Run a scenario against a gateway, crypto-free unless it says otherwise
+    #[command(after_help = run::RUN_EXAMPLE)]
+    Run(RunArguments),
+    /// Run the origin of the scenarios, which is no TLS server: it skips the ClientHello
+    LoadOrigin(LoadOriginArguments),
+    /// Write the Istio and Kubernetes resources by which a gateway finds the origin of the scenarios
+    Mesh(MeshArguments),
+    /// Measure Eastgate beside Envoy, HAProxy and nginx, and write a report
+    #[command(after_help = run::COMPARE_EXAMPLE)]
+    Compare(CompareArguments),
+    /// Become another program, on one core, that ends with its parent
+    #[command(hide = true)]
+    Exec(ExecArguments),
 }
 
 const ORIGIN_EXAMPLE: &str = "\

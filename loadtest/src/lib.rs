@@ -6,7 +6,16 @@
 
 pub mod ca;
 pub mod client;
+pub mod compare;
 pub mod content;
+pub mod hello;
+pub mod load;
+pub mod mesh;
 pub mod names;
 pub mod origin;
+pub mod peers;
+pub mod process;
+pub mod report;
+pub mod scenario;
 pub mod spread;
+pub mod stats;

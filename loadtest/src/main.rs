@@ -15,6 +15,9 @@ use tokio::{select, signal};
 use crate::args::{Arguments, Command, GetArguments, OriginArguments};
 
 mod args;
+mod compare_command;
+mod load_command;
+mod progress;
 
 /// How many failures in a row say that nothing will come, so that a wrong address does not cost a thousand timeouts.
 const GIVE_UP: u64 = 10;
@@ -24,6 +27,11 @@ async fn main() -> ExitCode {
     let done = match Arguments::parse().command {
         Command::Origin(arguments) => run_origin(arguments).await,
         Command::Get(arguments) => run_get(arguments).await,
+        Command::Run(arguments) => load_command::run(arguments).await,
+        Command::LoadOrigin(arguments) => load_command::load_origin(arguments).await,
+        Command::Mesh(arguments) => load_command::write_mesh(&arguments),
+        Command::Compare(arguments) => compare_command::compare(arguments).await,
+        Command::Exec(arguments) => Err(compare_command::exec(arguments)),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
