@@ -283,8 +283,8 @@ async fn fifty_pushes(variant: &'static str) {
     for round in 0..50 {
         let extra = format!("extra-{round}.bar");
         let (change, kind) = match round % 5 {
-            0 => (json!({ "resources": { "endpoints": [assignment(FIRST, &both[..1])] } }), "endpoints"),
-            1 => (json!({ "resources": { "endpoints": [assignment(FIRST, &both)] } }), "endpoints"),
+            0 => (json!({ "resources": { "endpoints": [assignment(FIRST, &both)] } }), "endpoints"),
+            1 => (json!({ "resources": { "endpoints": [assignment(FIRST, &both[..1])] } }), "endpoints"),
             2 => (
                 json!({ "resources": { "clusters": [cluster(FIRST, &format!("{}s", 6 + round))] } }),
                 "clusters",
@@ -301,7 +301,10 @@ async fn fifty_pushes(variant: &'static str) {
                 )
             }
             // Even the endpoint that the live connections are on goes; they stay.
-            _ => (json!({ "resources": { "endpoints": [assignment(ECHO, &both[1..])] } }), "endpoints"),
+            _ => (
+                json!({ "resources": { "endpoints": [assignment(ECHO, &[both[round / 5 % 2]])] } }),
+                "endpoints",
+            ),
         };
         assert_eq!(scene.change(&change, kind).await["kind"], "ack", "round {round}");
         load.until_more(1).await;
