@@ -212,7 +212,7 @@ fn source(
     }
     let identity = xds::identity(settings);
     if let Some(path) = settings.source.xds_file.clone() {
-        let options = settings.xds.options();
+        let options = settings.xds_options();
         tasks.spawn(async move { Ok(xds::file::run(path, options, &identity, snapshots).await?) });
         return Ok(None);
     }

@@ -2,11 +2,11 @@
 """Runs `eastgate run --xds` as a client of the scenarios. Replaces itself by Eastgate.
 
 Usage: run_eastgate.py --binary FILE --xds HOST:PORT --variant sotw|delta --admin-file FILE [--node-metadata JSON]
+       [--labels JSON] [--pod NAME]
 The admin address, which Eastgate prints in its log, is written to FILE.
 """
 
 import argparse
-import json
 import os
 import sys
 
@@ -29,6 +29,8 @@ def main():
     parser.add_argument("--variant", choices=["sotw", "delta"], required=True)
     parser.add_argument("--admin-file", required=True)
     parser.add_argument("--node-metadata", default="{}")
+    parser.add_argument("--labels", default="{}")
+    parser.add_argument("--pod", default="gateway-0")
     options = parser.parse_args()
     read, write = os.pipe()
     # The process that the runner knows, and kills, must be Eastgate; so the child is the one that reads its log.
@@ -40,10 +42,9 @@ def main():
     os.dup2(write, 2)
     environment = {
         **os.environ, "NO_COLOR": "1",
-        "POD_NAME": "gateway-0", "POD_NAMESPACE": "istio-system", "INSTANCE_IP": "127.0.0.9",
-        "EASTGATE_XDS_VARIANT": options.variant, "EASTGATE_NODE_METADATA": options.node_metadata,
+        "POD_NAME": options.pod, "POD_NAMESPACE": "istio-system", "INSTANCE_IP": "127.0.0.9",
+        "EASTGATE_XDS_VARIANT": options.variant, "EASTGATE_NODE_METADATA": options.node_metadata, "EASTGATE_NODE_LABELS": options.labels,
     }
-    json.loads(options.node_metadata)
     os.execve(options.binary, [
         options.binary, "run", "--xds", f"http://{options.xds}", "--admin", "127.0.0.1:0", "--readiness", "",
         "--access-log", "", "--threads", "1", "--log-level", "info,eastgate=debug"], environment)
