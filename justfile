@@ -19,6 +19,22 @@ ci:
 test *ARGS:
     cargo test --workspace {{ARGS}}
 
+# The gateway on go-control-plane
+e2e-planes:
+    .ci/e2e planes
+
+# The obligations of an xDS client and known failures, played by a scripted control plane
+e2e-scripted *ARGS:
+    .ci/e2e scripted {{ARGS}}
+
+# The gateway on the real istiod; its first build takes minutes
+e2e-istiod:
+    .ci/e2e istiod
+
+# Envoy and Eastgate on one control plane, compared
+e2e-judge:
+    .ci/e2e judge
+
 # Formats, lints, documents
 lint:
     cargo fmt --check

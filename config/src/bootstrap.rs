@@ -267,6 +267,11 @@ impl Default for Drain {
 }
 
 impl Settings {
+    /// How a control plane is listened to, and where its listeners bind.
+    pub fn xds_options(&self) -> crate::xds::Options {
+        crate::xds::Options { bind: self.listen.ports.clone(), ..self.xds.options() }
+    }
+
     /// Checks what types alone do not say.
     ///
     /// # Errors

@@ -220,7 +220,7 @@ fn source(
     }
     let identity = xds::identity(settings);
     if let Some(path) = settings.source.xds_file.clone() {
-        let (options, node) = (settings.xds.options(), identity.node.clone());
+        let (options, node) = (settings.xds_options(), identity.node.clone());
         tasks.spawn(async move { Ok(xds::file::run(path, options, &identity, snapshots).await?) });
         return Ok((None, node));
     }

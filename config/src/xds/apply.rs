@@ -154,6 +154,10 @@ impl Client {
     fn apply_listeners(&mut self, mut intake: Intake, now: Moment, push: &mut Push) {
         for accepted in std::mem::take(&mut intake.accepted) {
             let Decoded::Listener { mut listener, partial } = accepted.decoded else { continue };
+            let moved = self.options.bind.get(&listener.address.port());
+            if let Some(address) = moved.filter(|_| listener.address.ip().is_unspecified()) {
+                Arc::make_mut(&mut listener).address = *address;
+            }
             let name = accepted.name;
             self.set_ttl(Kind::Listener, &name, accepted.ttl, now);
             let Some(topic) = self.topics.get_mut(Kind::Listener.index()) else { return };

@@ -1,6 +1,7 @@
 //! Settings of the conversation, and who we say we are.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use eastgate_proto::envoy::config::core::v3 as core;
@@ -28,6 +29,9 @@ pub struct Options {
     pub settle_timeout: Duration,
     /// What happens to an update that takes away suspiciously much.
     pub guard: Guard,
+    /// Where a listener binds instead that is for this port of every address. A control plane knows the ports of the
+    /// Gateway, and not what is free on this machine.
+    pub bind: BTreeMap<u16, SocketAddr>,
     /// Types beyond CDS, EDS and LDS whose resources are only kept and handed on, not understood.
     pub extra_types: Vec<ExtraType>,
 }
@@ -38,6 +42,7 @@ impl Default for Options {
             init_timeout: Duration::from_secs(15),
             settle_timeout: Duration::from_secs(15),
             guard: Guard::default(),
+            bind: BTreeMap::new(),
             extra_types: Vec::new(),
         }
     }

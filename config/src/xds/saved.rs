@@ -64,7 +64,7 @@ impl Client {
     fn restore_type(&mut self, index: usize, saved: Saved, now: Moment) -> Option<Push> {
         let topic = self.topics.get_mut(index)?;
         let kind = topic.kind;
-        topic.subscription.version.clone_from(&saved.version);
+        topic.subscription.restore(&saved.version);
         let type_url = saved.type_url;
         let incoming = |resource: SavedResource| Incoming {
             name: Some(resource.name),

@@ -16,7 +16,7 @@ pub(super) fn request(subscription: &mut Subscription) -> Option<discovery::Disc
     let answer = if !subscription.is_open() {
         // The version that was seen last spares a server that remembers it a push; the nonce belongs to the old
         // stream and must not be sent on this one.
-        subscription.may_open().then(|| Answer::first(&subscription.version))?
+        subscription.may_open().then(|| Answer::first(subscription.resumed_version()))?
     } else if let Some(answer) = subscription.next_answer() {
         answer
     } else if subscription.is_dirty() {

@@ -32,6 +32,8 @@ pub(super) struct Subscription {
     wanted: BTreeSet<String>,
     /// Of the last response that was accepted as a whole, on whatever stream.
     pub(super) version: String,
+    /// That version was read from disk, and no response of this type has come since.
+    restored: bool,
     stream: Stream,
 }
 
@@ -52,8 +54,21 @@ impl Subscription {
             wildcard,
             wanted: BTreeSet::new(),
             version: String::new(),
+            restored: false,
             stream: Stream::default(),
         }
+    }
+
+    /// What was accepted before this process began.
+    pub(super) fn restore(&mut self, version: &str) {
+        self.version = version.into();
+        self.restored = true;
+    }
+
+    /// The version to begin a stream with. A server that finds its own there says nothing until something changes, so
+    /// a restored one is kept back: what was saved has to be confirmed, or it would count as stale for ever.
+    pub(super) fn resumed_version(&self) -> &str {
+        if self.restored { "" } else { &self.version }
     }
 
     pub(super) fn want(&mut self, name: &str) {
@@ -119,6 +134,7 @@ impl Subscription {
         if error.is_none() {
             self.version = version.into();
         }
+        self.restored = false;
         self.stream.nonce = nonce.into();
         self.stream.owed.push_back(Answer { version: self.version.clone(), nonce: nonce.into(), error });
     }

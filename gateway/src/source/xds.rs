@@ -56,7 +56,7 @@ pub async fn run(settings: Arc<Settings>, identity: Identity, ends: Ends) {
     let (settled_sender, settled) = watch::channel(false);
     let parts =
         Parts { snapshots: snapshots.clone(), metrics: metrics.clone(), readiness, settled: settled_sender };
-    let mut driver = Driver::new(&settings.xds, &identity, parts);
+    let mut driver = Driver::new(&settings, &identity, parts);
     restore(&mut driver, &settings.xds, &identity, &metrics).await;
 
     // The tasks end with this function.

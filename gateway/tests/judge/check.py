@@ -38,10 +38,14 @@ def envoy(stack, scratch, name, *arguments):
     admin = scratch / f"{name}.admin"
     process = subprocess.Popen([sys.executable, HERE.parent / "scripted" / "run_envoy.py", "--admin-file", admin, *arguments], stderr=(scratch / f"{name}.log").open("w"))
     stack.callback(lambda: (process.kill(), process.wait(10)))
+    return wait_for_admin(admin, process, scratch / f"{name}.log")
+
+
+def wait_for_admin(admin, process, log):
     deadline = time.monotonic() + 20
     while not (admin.exists() and admin.read_text()):
         if time.monotonic() > deadline or process.poll() is not None:
-            sys.exit(f"{name} did not start: " + (scratch / f"{name}.log").read_text()[-2000:])
+            sys.exit(f"{log.stem} did not start: " + log.read_text()[-2000:])
         time.sleep(0.02)
     return admin.read_text()
 
@@ -69,12 +73,18 @@ def secrets(scratch):
             {"name": "ROOTCA", "validation_context": {"trusted_ca": inline("cert.pem")}}]
 
 
-def of_istiod(stack, scratch, control_plane, istiod):
-    tests = HERE.parent
+def mesh_on_loopback(scratch):
+    """The fixture mesh with listeners on loopback, not on every address of the machine."""
     mesh = scratch / "mesh"
     mesh.mkdir()
-    for file in (tests / "istiod" / "mesh").iterdir():  # on loopback, not on every address of the machine
+    for file in (HERE.parent / "istiod" / "mesh").iterdir():
         (mesh / file.name).write_text(file.read_text().replace("  - port: {number: 15", "  - bind: 127.0.0.9\n    port: {number: 15"))
+    return mesh
+
+
+def of_istiod(stack, scratch, control_plane, istiod):
+    tests = HERE.parent
+    mesh = mesh_on_loopback(scratch)
     # What only Istio's build of Envoy has must be left out for the plain Envoy.
     plane = start(stack, istiod, "--config", mesh, "--networks", tests / "istiod" / "networks.yaml", "--lifetime", "2m",
                   env={"PILOT_ENABLE_METADATA_EXCHANGE": "false"})
@@ -125,4 +135,5 @@ def main():
     sys.exit(failures > 0)
 
 
-main()
+if __name__ == "__main__":
+    main()

@@ -35,6 +35,8 @@ class Client:
             dump = json.loads(body)
         except ValueError:  # Envoy, when it holds a rejected resource that it cannot print
             raise Unknown(f"the admin page is no JSON: {body[:200]!r}") from None
+        if "configs" not in dump:
+            raise Unknown("the admin page has not the shape of Envoy's config_dump")
         state = {"clusters": {}, "warming": {}, "endpoints": {}, "listeners": {}}
         for config in dump["configs"]:
             kind = config["@type"].rsplit(".", 1)[-1]

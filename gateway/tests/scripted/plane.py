@@ -226,6 +226,8 @@ class Relay(threading.Thread):
         self.accepted = []  # times
         self.closed_by_client = []  # times
         self.open = []
+        self.copying = []  # threads
+        self.resetting = threading.Event()
         self.start()
 
     def run(self):
@@ -234,12 +236,17 @@ class Relay(threading.Thread):
             self.accepted.append(time.monotonic())
             self.open.append(client)
             if self.stalled.is_set():
-                threading.Thread(target=self.watch, args=(client,), daemon=True).start()
+                self.begin(self.watch, client)
                 continue
             server = socket.create_connection(("127.0.0.1", self.target))
             self.open.append(server)
             for source, sink, to_client in ((client, server, False), (server, client, True)):
-                threading.Thread(target=self.copy, args=(source, sink, to_client), daemon=True).start()
+                self.begin(self.copy, source, sink, to_client)
+
+    def begin(self, work, *arguments):
+        thread = threading.Thread(target=work, args=arguments, daemon=True)
+        self.copying.append(thread)
+        thread.start()
 
     def watch(self, client):
         try:
@@ -259,6 +266,8 @@ class Relay(threading.Thread):
                 sink.sendall(data)
         except OSError:
             pass
+        if self.resetting.is_set():
+            return  # a FIN now would come before the RST
         if not to_client:
             self.closed_by_client.append(time.monotonic())
         for end in (source, sink):
@@ -269,13 +278,24 @@ class Relay(threading.Thread):
 
     def reset(self):
         """Drops every connection with an RST."""
-        for end in self.open:
+        ends, threads = self.open, self.copying
+        self.open, self.copying = [], []
+        # While a thread waits in recv, close() sends nothing: the kernel keeps the socket for it. So wake them first.
+        self.resetting.set()
+        for end in ends:
+            try:
+                end.shutdown(socket.SHUT_RD)
+            except OSError:
+                pass
+        for thread in threads:
+            thread.join(5)
+        self.resetting.clear()
+        for end in ends:
             try:
                 end.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
                 end.close()
             except OSError:
                 pass
-        self.open.clear()
 
 
 class Plane(ads_pb2_grpc.AggregatedDiscoveryServiceServicer):

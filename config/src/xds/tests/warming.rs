@@ -149,3 +149,14 @@ fn what_did_not_change_is_the_same_allocation() {
         assert!(!std::sync::Arc::ptr_eq(&before.clusters["b"], &after.clusters["b"]));
     }
 }
+
+#[test]
+fn a_listener_on_every_address_binds_where_the_settings_move_its_port_to() {
+    for variant in VARIANTS {
+        let bind = [(15443, "127.0.0.1:0".parse().unwrap())].into();
+        let mut rig = Rig::with(variant, Options { bind, ..Options::default() });
+        rig.push(LISTENER, vec![lds("l", &[("a.b", "a")])], &[]);
+        let address = rig.client.snapshot().listeners["l"].address;
+        assert_eq!(address.to_string(), "127.0.0.1:0");
+    }
+}

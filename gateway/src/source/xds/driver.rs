@@ -4,7 +4,8 @@
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use eastgate_config::bootstrap::xds::{Address, Variant, Xds};
+use eastgate_config::bootstrap::Settings;
+use eastgate_config::bootstrap::xds::{Address, Variant};
 use eastgate_config::node::Identity;
 use eastgate_config::snapshot::Snapshot;
 use eastgate_config::xds::{CLUSTER, Client, ENDPOINTS, LISTENER, Moment, Request, Response};
@@ -64,12 +65,14 @@ pub(super) struct Parts {
 }
 
 impl Driver {
-    pub(super) fn new(settings: &Xds, identity: &Identity, parts: Parts) -> Self {
+    pub(super) fn new(settings: &Settings, identity: &Identity, parts: Parts) -> Self {
+        let options = settings.xds_options();
+        let settings = &settings.xds;
         let Parts { snapshots, metrics, readiness, settled } = parts;
         let began_at = SystemTime::now();
         metrics.stale_since.set(timestamp(began_at));
         Self {
-            client: Client::new(settings.variant.into(), &identity.node, settings.options()),
+            client: Client::new(settings.variant.into(), &identity.node, options),
             began: Instant::now(),
             began_at,
             variant: settings.variant,

