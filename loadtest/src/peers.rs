@@ -51,7 +51,7 @@ pub enum Kind {
     Envoy,
     /// HAProxy in TCP mode.
     Haproxy,
-    /// The same with `option splice-auto`.
+    /// The same, with `option splice-request` and `splice-response`.
     HaproxySplice,
     /// nginx's stream module with `ssl_preread`.
     Nginx,
