@@ -56,3 +56,8 @@ pods:
         --listen 127.0.0.11:8443 --name httpbin-1 \
         --listen 127.0.0.12:8443 --name httpbin-2 \
         --listen 127.0.0.13:8443 --name httpbin-3
+
+# Eastgate beside Envoy, HAProxy and nginx, those that are installed (loadtest/README.md)
+compare *ARGS:
+    cargo build --release --bin eastgate --bin eastgate-loadtest
+    target/release/eastgate-loadtest compare --eastgate target/release/eastgate {{ARGS}}

@@ -138,7 +138,7 @@ pub async fn compare(options: &Options, mut step: impl FnMut(String)) -> Result<
             step(format!("round {}: {}", round + 1, peer.kind));
             let measured = &mut comparison.peers[index];
             if let Err(trouble) = turn_of(peer, &place, options.length, comparison.tunnels, measured).await {
-                comparison.troubles.push(format!("round {}: {trouble}", round + 1));
+                comparison.troubles.push(format!("round {}: {}: {trouble}", round + 1, peer.kind));
             }
         }
     }
@@ -160,8 +160,8 @@ async fn turn_of(
     measured: &mut Measured,
 ) -> Result<(), String> {
     let told = |error: &dyn std::error::Error| match error.source() {
-        Some(cause) => format!("{}: {error}: {cause}", peer.kind),
-        None => format!("{}: {error}", peer.kind),
+        Some(cause) => format!("{error}: {cause}"),
+        None => error.to_string(),
     };
     let load = |running: &Running| {
         let target = Target::new(running.address, [RECORDED_NAME]).map_err(|error| told(&error))?;

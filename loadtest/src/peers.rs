@@ -26,21 +26,19 @@ const START: Duration = Duration::from_secs(20);
 #[non_exhaustive]
 pub enum Error {
     /// Its files cannot be written, or its process not started.
-    #[error("cannot start {0}")]
-    Start(Kind, #[source] io::Error),
+    #[error("cannot start")]
+    Start(#[source] io::Error),
     /// It ended, or lets nothing through.
-    #[error("{kind} {what}; it said: {log}")]
+    #[error("{what}; it said: {log}")]
     NotReady {
-        /// The gateway.
-        kind: Kind,
         /// What became of it.
         what: String,
         /// The end of its log.
         log: String,
     },
     /// Its processes are several, so that one of them is not the cost.
-    #[error("{0} has child processes, whose cost would not be seen")]
-    Children(Kind),
+    #[error("it has child processes, whose cost would not be seen")]
+    Children,
 }
 
 /// A gateway, and how it is set up.
@@ -53,7 +51,7 @@ pub enum Kind {
     Envoy,
     /// HAProxy in TCP mode.
     Haproxy,
-    /// The same with `option splice-auto`.
+    /// The same, with `option splice-request` and `splice-response`.
     HaproxySplice,
     /// nginx's stream module with `ssl_preread`.
     Nginx,
@@ -151,21 +149,20 @@ impl Running {
     /// When it does not start, or lets no tunnel through in 20 seconds.
     pub async fn start(peer: &Peer, place: &Place) -> Result<Self, Error> {
         let kind = peer.kind;
-        let failed = |source| Error::Start(kind, source);
-        let directory = tempfile::tempdir().map_err(failed)?;
+        let directory = tempfile::tempdir().map_err(Error::Start)?;
         let setting = Setting {
             directory: directory.path(),
-            listen: free_port().map_err(failed)?,
+            listen: free_port().map_err(Error::Start)?,
             origin: place.origin,
             server_name: &place.server_name,
             descriptors: process::descriptor_limit(),
         };
-        let arguments = config::write(kind, &setting).map_err(failed)?;
+        let arguments = config::write(kind, &setting).map_err(Error::Start)?;
         let mut command: Vec<OsString> = vec![peer.program.clone().into()];
         command.extend(arguments);
-        let child = Child::start(place, command, directory.path()).map_err(failed)?;
+        let child = Child::start(place, command, directory.path()).map_err(Error::Start)?;
         let mut running = Self { address: setting.listen, child, _directory: directory };
-        running.ready(kind, &place.server_name).await?;
+        running.ready(&place.server_name).await?;
         Ok(running)
     }
 
@@ -174,8 +171,8 @@ impl Running {
         self.child.pid()
     }
 
-    async fn ready(&mut self, kind: Kind, server_name: &str) -> Result<(), Error> {
-        let bad = |error| Error::Start(kind, io::Error::other(error));
+    async fn ready(&mut self, server_name: &str) -> Result<(), Error> {
+        let bad = |error| Error::Start(io::Error::other(error));
         let target = Target::new(self.address, [server_name]).map_err(bad)?;
         let deadline = Instant::now() + START;
         loop {
@@ -183,17 +180,17 @@ impl Running {
             let Err(error) =
                 tokio::time::timeout(START, opened).await.unwrap_or(Err(io::ErrorKind::TimedOut.into()))
             else {
-                return if self.child.has_children() { Err(Error::Children(kind)) } else { Ok(()) };
+                return if self.child.has_children() { Err(Error::Children) } else { Ok(()) };
             };
             let what = match self.child.ended() {
-                Some(status) => format!("ended with {status}"),
-                None if Instant::now() >= deadline => format!("lets nothing through: {error}"),
+                Some(status) => format!("it ended with {status}"),
+                None if Instant::now() >= deadline => format!("it lets nothing through: {error}"),
                 None => {
                     sleep(Duration::from_millis(50)).await;
                     continue;
                 }
             };
-            return Err(Error::NotReady { kind, what, log: self.child.log() });
+            return Err(Error::NotReady { what, log: self.child.log() });
         }
     }
 }

@@ -75,10 +75,8 @@ impl Pace {
 }
 
 async fn wait_until(instant: Instant) {
-    if let Some(early) = instant.checked_sub(TIMER) {
-        if early > Instant::now() {
-            tokio::time::sleep_until(early.into()).await;
-        }
+    if let Some(early) = instant.checked_sub(TIMER).filter(|early| *early > Instant::now()) {
+        tokio::time::sleep_until(early.into()).await;
     }
     while Instant::now() < instant {
         tokio::task::yield_now().await;

@@ -94,7 +94,8 @@ fn haproxy(setting: &Setting<'_>, splice: bool) -> String {
     let Setting { listen, origin, server_name, descriptors, .. } = setting;
     // HAProxy counts every pipe it might need, and does not start if the limit has no room for all.
     let maxconn = descriptors.saturating_sub(2 * HAPROXY_PIPES + SPARE) / 2;
-    let splice = if splice { "  option splice-auto\n" } else { "" };
+    // HAProxy 2.6 decides for itself (`splice-auto`) never to splice this load; a peer should show its best.
+    let splice = if splice { "  option splice-request\n  option splice-response\n" } else { "" };
     format!(
         "global
   nbthread 1

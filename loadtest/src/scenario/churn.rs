@@ -75,7 +75,7 @@ async fn change_for_ever(churn: Churn, period: Duration, changes: Arc<Tally>) {
 async fn change(churn: &Churn, number: u64) -> io::Result<()> {
     match churn {
         Churn::Slice { file, origin } => {
-            let endpoints = if number % 2 == 0 { 1 } else { 2 };
+            let endpoints = if number.is_multiple_of(2) { 1 } else { 2 };
             replace(file, &mesh::endpoint_slice("httpbin", *origin, endpoints, number))
         }
         Churn::Command(command) => {
