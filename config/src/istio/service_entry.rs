@@ -7,6 +7,7 @@ use super::export::Export;
 use super::findings::Findings;
 use super::schema::Labels;
 use super::schema::service_entry::{self as schema, Resolution};
+use super::service::Port;
 use crate::locality::Locality;
 use crate::server_name::{Pattern, ServerName};
 
@@ -30,14 +31,6 @@ pub(super) struct ServiceEntry {
     pub(super) endpoints: Vec<Workload>,
     pub(super) selector: Option<Labels>,
     pub(super) exported: Export,
-}
-
-/// A port that is not UDP.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Port {
-    pub(super) number: u16,
-    pub(super) name: String,
-    pub(super) target: u16,
 }
 
 /// An endpoint of a ServiceEntry, or a WorkloadEntry, checked.
