@@ -115,3 +115,23 @@ pub(crate) struct GetArguments {
     #[arg(long)]
     pub(crate) json: bool,
 }
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn no_argument_refers_to_one_that_is_not_there() {
+        Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn a_scenario_takes_the_common_arguments_behind_its_name() {
+        let line = "eastgate-loadtest run churn --slice f --origin 127.0.0.1:1 --rate 5 --seconds 1";
+        assert!(Arguments::try_parse_from(line.split(' ')).is_ok());
+        let line = "eastgate-loadtest run connect-rate --tls";
+        assert!(Arguments::try_parse_from(line.split(' ')).is_err(), "without --ca");
+    }
+}

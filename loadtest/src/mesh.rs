@@ -33,7 +33,7 @@ fn service_name(number: usize) -> String {
     if number == 0 { "httpbin".to_owned() } else { format!("httpbin-{number}") }
 }
 
-/// The server name by which a mesh client asks for a service of [`write`].
+/// The server name by which a mesh client asks for a service of [`write()`].
 pub fn server_name(number: usize) -> String {
     format!("outbound_.{SERVICE_PORT}_._.{}.{NAMESPACE}.global", service_name(number))
 }

@@ -98,13 +98,14 @@ pub(super) fn curves(curves: &[Curve]) -> String {
         let _ = write!(
             svg,
             "<path d=\"M{CURVE_LEFT} {at:.1}H{:.1}\" stroke=\"#d5d9de\"/>\
-             <text x=\"{:.1}\" y=\"{:.1}\" text-anchor=\"end\">{value} µs</text>",
+             <text x=\"{:.1}\" y=\"{:.1}\" text-anchor=\"end\">{}</text>",
             WIDTH - RIGHT,
             CURVE_LEFT - 4.0,
             at + 4.0,
+            time(value),
         );
     }
-    let room = (WIDTH - 20.0) / curves.len().max(1) as f64;
+    let mut legend = 4.0;
     for (index, Curve { name, points }) in curves.iter().enumerate() {
         let colour = COLOURS[index % COLOURS.len()];
         let line: Vec<String> =
@@ -114,11 +115,22 @@ pub(super) fn curves(curves: &[Curve]) -> String {
             "<polyline points=\"{}\" fill=\"none\" stroke=\"{colour}\" stroke-width=\"2\"/>\
              <text x=\"{:.1}\" y=\"{:.1}\" fill=\"{colour}\">{name}</text>",
             line.join(" "),
-            10.0 + index as f64 * room,
+            legend,
             HEIGHT - 4.0,
         );
+        // Most letters of this size are narrower than 7.
+        legend += name.chars().count() as f64 * 7.0 + 16.0;
     }
     svg + "</svg>"
+}
+
+/// A time given in microseconds, in the unit that is shortest.
+fn time(micros: f64) -> String {
+    match micros {
+        ..1e3 => format!("{micros} µs"),
+        ..1e6 => format!("{} ms", micros / 1e3),
+        _ => format!("{} s", micros / 1e6),
+    }
 }
 
 fn open(height: f64) -> String {
