@@ -77,11 +77,11 @@ fn listener(chains: &[Value]) -> Value {
 
 /// Each service with its endpoints.
 fn world(services: &[(&str, &[SocketAddr])]) -> Value {
-    let each = |make: &dyn Fn(&(&str, &[SocketAddr])) -> Value| services.iter().map(make).collect::<Vec<_>>();
+    let names = services.iter().map(|(name, _)| *name);
     json!({ "resources": {
-        "clusters": each(&|(name, _)| cluster(name, "5s")),
-        "endpoints": each(&|(name, addresses)| assignment(name, addresses)),
-        "listeners": [listener(&each(&|(name, _)| chain(name)))],
+        "clusters": names.clone().map(|name| cluster(name, "5s")).collect::<Vec<_>>(),
+        "endpoints": services.iter().map(|(name, at)| assignment(name, at)).collect::<Vec<_>>(),
+        "listeners": [listener(&names.map(chain).collect::<Vec<_>>())],
     } })
 }
 

@@ -155,7 +155,8 @@ fn a_listener_on_every_address_binds_where_the_settings_move_its_port_to() {
     for variant in VARIANTS {
         let bind = [(15443, "127.0.0.1:0".parse().unwrap())].into();
         let mut rig = Rig::with(variant, Options { bind, ..Options::default() });
-        rig.push(LISTENER, vec![lds("l", &[("a.b", "a")])], &[]);
+        rig.connect();
+        rig.settle();
         let address = rig.client.snapshot().listeners["l"].address;
         assert_eq!(address.to_string(), "127.0.0.1:0");
     }
