@@ -13,6 +13,7 @@ use serde::ser::{Error as _, SerializeMap, SerializeSeq};
 use serde::{Serialize, Serializer};
 use serde_json::{Value, json};
 
+use crate::cluster::Cluster;
 use crate::rejection::Rejection;
 use crate::snapshot::Snapshot;
 use crate::xds::{CLUSTER, ENDPOINTS, Json, LISTENER, Saved};
@@ -129,9 +130,13 @@ impl Dump<'_> {
         for held in accepted.types.iter().filter(|saved| saved.type_url == list.type_url) {
             for resource in &held.resources {
                 unheld.remove(resource.name.as_str());
-                if accepted.warming.contains(&resource.name) == list.warming || list.type_url != CLUSTER {
+                let warming = list.type_url == CLUSTER && accepted.warming.contains(&resource.name);
+                if warming == list.warming {
                     let json = Resource::Accepted(Json::new(list.type_url, &resource.body));
                     each(&resource.name, element(&resource.name, &resource.version, Some(json)))?;
+                } else if let Some(serving) = self.serving(&resource.name).filter(|_| warming) {
+                    let made = Resource::Made(made::cluster(serving));
+                    each(&resource.name, element(&resource.name, "", Some(made)))?;
                 }
             }
         }
@@ -140,6 +145,13 @@ impl Dump<'_> {
             each(name, element(name, "", None))?;
         }
         Ok(())
+    }
+
+    /// The older version of a cluster that serves while the newer one waits for its endpoints. Its message is not kept;
+    /// a cluster without endpoints is none of that kind, but stands in for one that never was there.
+    fn serving(&self, name: &str) -> Option<&Cluster> {
+        let cluster = self.snapshot.clusters.get(name)?;
+        cluster.endpoints().next().map(|_| &**cluster)
     }
 
     /// The same for what did not come over xDS: Envoy's words for what the snapshot has.

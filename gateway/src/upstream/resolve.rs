@@ -31,6 +31,7 @@ pub async fn run(
 ) {
     let mut due: BTreeMap<String, Instant> = BTreeMap::new();
     let mut lookups = JoinSet::new();
+    let mut failing = BTreeSet::new();
     loop {
         let now = Instant::now();
         {
@@ -59,7 +60,7 @@ pub async fn run(
             () = tokio::time::sleep_until(next) => {}
             Some(Ok((name, answer))) = lookups.join_next() => {
                 let Some(at) = due.get_mut(&name) else { continue };
-                *at = settle(&resolved, name, answer);
+                *at = settle(&resolved, &mut failing, name, answer);
             }
         }
     }
@@ -81,20 +82,26 @@ async fn look_up(resolver: TokioResolver, name: String) -> (String, Answer) {
     (name, answer)
 }
 
-/// Takes an answer in and says when to ask again.
-fn settle(resolved: &watch::Sender<Resolutions>, name: String, answer: Answer) -> Instant {
+/// Takes an answer in and says when to ask again. A name that fails is worth a line when it begins to.
+fn settle(
+    resolved: &watch::Sender<Resolutions>,
+    failing: &mut BTreeSet<String>,
+    name: String,
+    answer: Answer,
+) -> Instant {
     let now = Instant::now();
-    match answer {
-        Ok((addresses, valid_until)) if !addresses.is_empty() => {
-            resolved
-                .send_if_modified(|known| known.insert(name, addresses.clone()).as_ref() != Some(&addresses));
-            valid_until.clamp(now + SHORTEST, now + LONGEST)
+    let (addresses, valid_until) = match answer {
+        Ok((addresses, valid_until)) if !addresses.is_empty() => (addresses, valid_until),
+        failed => {
+            let error = failed.err().unwrap_or_else(|| "it has no address".into());
+            if failing.insert(name.clone()) {
+                let kept = resolved.borrow().get(&name).map_or(0, Vec::len);
+                tracing::warn!(%name, %error, kept, "look-up of an endpoint's name failed; its last addresses stay in use");
+            }
+            return now + AFTER_FAILURE;
         }
-        Ok(_) => now + AFTER_FAILURE,
-        Err(error) => {
-            let kept = resolved.borrow().get(&name).map_or(0, Vec::len);
-            tracing::warn!(%name, %error, kept, "look-up of an endpoint's name failed; its last addresses stay in use");
-            now + AFTER_FAILURE
-        }
-    }
+    };
+    failing.remove(&name);
+    resolved.send_if_modified(|known| known.insert(name, addresses.clone()).as_ref() != Some(&addresses));
+    valid_until.clamp(now + SHORTEST, now + LONGEST)
 }
