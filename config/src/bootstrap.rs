@@ -90,11 +90,12 @@ pub struct Source {
 pub struct Listen {
     pub address: IpAddr,
     pub ports: BTreeMap<u16, SocketAddr>,
+    pub exact_balance: bool,
 }
 
 impl Default for Listen {
     fn default() -> Self {
-        Self { address: Ipv4Addr::UNSPECIFIED.into(), ports: BTreeMap::new() }
+        Self { address: Ipv4Addr::UNSPECIFIED.into(), ports: BTreeMap::new(), exact_balance: false }
     }
 }
 

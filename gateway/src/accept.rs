@@ -1,20 +1,22 @@
 //! Accepts clients: data threads, each with its own runtime and its own socket of every listener.
 //!
 //! The kernel spreads connections over the sockets that share an address (`SO_REUSEPORT`), and a connection stays on
-//! the thread that accepted it, so the threads have nothing to agree on.
+//! the thread that accepted it, so the threads have nothing to agree on. With few long-lived clients that may leave a
+//! thread idle; `listen.exact_balance` has each given to the thread with the fewest.
 
 use std::io;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, watch};
 use tokio::task::{LocalSet, spawn_local};
 
 use crate::connection;
 use crate::drain::{self, Leaving};
-use crate::gate::Gate;
+use crate::gate::{Gate, Pass};
 use crate::listener::Listener;
 
 pub mod ports;
@@ -27,29 +29,75 @@ const LONGEST_WAIT: Duration = Duration::from_secs(1);
 /// The data threads. Dropping it ends them, and with them every connection that is still open.
 #[derive(Debug)]
 pub struct Threads {
-    threads: Vec<(mpsc::UnboundedSender<Accepting>, JoinHandle<()>)>,
+    threads: Vec<(mpsc::UnboundedSender<Work>, JoinHandle<()>)>,
     connections: Gate,
     leaving: Arc<Leaving>,
+    seats: Option<Arc<[Seat]>>,
+}
+
+/// What a thread is given to do.
+#[derive(Debug)]
+enum Work {
+    Accept(Accepting),
+    Serve(Accepted),
 }
 
 /// A socket to accept from until `stop` closes.
 #[derive(Debug)]
 struct Accepting {
     socket: std::net::TcpListener,
-    listener: Arc<Listener>,
     stop: watch::Receiver<()>,
-    connections: Gate,
-    leaving: Arc<Leaving>,
+    clients: Clients,
     /// Given back when accepting has ended.
     token: drain::Token,
 }
 
+/// What becomes of the clients that are accepted.
+#[derive(Debug)]
+struct Clients {
+    listener: Arc<Listener>,
+    connections: Gate,
+    leaving: Arc<Leaving>,
+    /// Where connections are spread by count, and this thread's place in it.
+    seats: Option<(Arc<[Seat]>, usize)>,
+}
+
+/// A client that another thread has accepted.
+#[derive(Debug)]
+struct Accepted {
+    client: std::net::TcpStream,
+    client_addr: SocketAddr,
+    listener: Arc<Listener>,
+    held: Held,
+}
+
+/// What a connection gives back when it ends.
+#[derive(Debug)]
+struct Held {
+    _connection: Pass,
+    _leaving: drain::Token,
+    _seat: Option<Pass>,
+}
+
+/// A data thread as the others see it.
+#[derive(Debug)]
+struct Seat {
+    work: mpsc::WeakUnboundedSender<Work>,
+    taken: Gate,
+}
+
 impl Threads {
-    /// Starts so many threads; `connections` limits how many clients they have at a time in all.
+    /// Starts so many threads; `connections` limits how many clients they have at a time in all. With `exact_balance`
+    /// each client is given to the thread that has the fewest.
     ///
     /// # Errors
     /// The system gives no further thread, or no epoll.
-    pub fn start(count: usize, connections: Gate, leaving: Arc<Leaving>) -> io::Result<Self> {
+    pub fn start(
+        count: usize,
+        exact_balance: bool,
+        connections: Gate,
+        leaving: Arc<Leaving>,
+    ) -> io::Result<Self> {
         let mut threads = Vec::with_capacity(count);
         for index in 0..count {
             let (sender, receiver) = mpsc::unbounded_channel();
@@ -58,7 +106,12 @@ impl Threads {
             let thread = thread.spawn(move || runtime.block_on(LocalSet::new().run_until(work(receiver))))?;
             threads.push((sender, thread));
         }
-        Ok(Self { threads, connections, leaving })
+        let seat = |(sender, _): &(mpsc::UnboundedSender<Work>, _)| Seat {
+            work: sender.downgrade(),
+            taken: Gate::new(usize::MAX),
+        };
+        let seats = (exact_balance && count > 1).then(|| threads.iter().map(seat).collect());
+        Ok(Self { threads, connections, leaving, seats })
     }
 
     /// How many there are.
@@ -73,17 +126,17 @@ impl Threads {
         listener: &Arc<Listener>,
         stop: &watch::Sender<()>,
     ) {
-        for ((sender, _), socket) in self.threads.iter().zip(sockets) {
-            let accepting = Accepting {
-                socket,
+        for (index, ((sender, _), socket)) in self.threads.iter().zip(sockets).enumerate() {
+            let clients = Clients {
                 listener: Arc::clone(listener),
-                stop: stop.subscribe(),
                 connections: self.connections.clone(),
                 leaving: Arc::clone(&self.leaving),
-                token: self.leaving.accepting.token(),
+                seats: self.seats.as_ref().map(|seats| (Arc::clone(seats), index)),
             };
+            let token = self.leaving.accepting.token();
+            let accepting = Accepting { socket, stop: stop.subscribe(), clients, token };
             // A thread only ends when this is dropped.
-            let _ = sender.send(accepting);
+            let _ = sender.send(Work::Accept(accepting));
         }
     }
 }
@@ -97,14 +150,32 @@ impl Drop for Threads {
     }
 }
 
-async fn work(mut sockets: mpsc::UnboundedReceiver<Accepting>) {
-    while let Some(accepting) = sockets.recv().await {
-        spawn_local(accept(accepting));
+async fn work(mut given: mpsc::UnboundedReceiver<Work>) {
+    while let Some(work) = given.recv().await {
+        match work {
+            Work::Accept(accepting) => {
+                spawn_local(accept(accepting));
+            }
+            Work::Serve(Accepted { client, client_addr, listener, held }) => {
+                match TcpStream::from_std(client) {
+                    Ok(client) => serve(client, client_addr, listener, held),
+                    Err(error) => tracing::warn!(%error, "a client cannot be polled, and is let go"),
+                }
+            }
+        }
     }
 }
 
+fn serve(client: TcpStream, client_addr: SocketAddr, listener: Arc<Listener>, held: Held) {
+    spawn_local(async move {
+        connection::serve(client, client_addr, listener).await;
+        drop(held);
+    });
+}
+
 async fn accept(accepting: Accepting) {
-    let Accepting { socket, listener, mut stop, connections, leaving, token: _accepting } = accepting;
+    let Accepting { socket, mut stop, clients, token: _accepting } = accepting;
+    let listener = Arc::clone(&clients.listener);
     let socket = match TcpListener::from_std(socket) {
         Ok(socket) => socket,
         Err(error) => {
@@ -114,22 +185,16 @@ async fn accept(accepting: Accepting) {
     let mut wait = FIRST_WAIT;
     loop {
         let accepted = tokio::select! {
+            // In this order, because looking at `stop` costs more than accepting the next of many; tokio's budget makes
+            // a batch end, and then it is looked at.
             biased;
-            _ = stop.changed() => return,
             accepted = socket.accept() => accepted,
+            _ = stop.changed() => return,
         };
         match accepted {
             Ok((client, client_addr)) => {
                 wait = FIRST_WAIT;
-                let Some(pass) = connections.enter() else {
-                    listener.downstream.overflow.with_label_values(&["connections"]).inc();
-                    continue;
-                };
-                let (listener, token) = (Arc::clone(&listener), leaving.connections.token());
-                spawn_local(async move {
-                    connection::serve(client, client_addr, listener).await;
-                    drop((pass, token));
-                });
+                clients.take(client, client_addr);
             }
             Err(error) => {
                 listener.downstream.accept_errors.with_label_values(&[name_of(&error)]).inc();
@@ -143,6 +208,41 @@ async fn accept(accepting: Accepting) {
             }
         }
     }
+}
+
+impl Clients {
+    /// Serves a client here, or has another thread do it.
+    fn take(&self, client: TcpStream, client_addr: SocketAddr) {
+        let listener = Arc::clone(&self.listener);
+        let Some(connection) = self.connections.enter() else {
+            listener.downstream.overflow.with_label_values(&["connections"]).inc();
+            return;
+        };
+        let held =
+            |seat| Held { _connection: connection, _leaving: self.leaving.connections.token(), _seat: seat };
+        let Some((seats, mine)) = &self.seats else {
+            return serve(client, client_addr, listener, held(None));
+        };
+        let chosen = fewest(seats, *mine);
+        let held = held(seats.get(chosen).and_then(|seat| seat.taken.enter()));
+        let other = seats.get(chosen).filter(|_| chosen != *mine).and_then(|seat| seat.work.upgrade());
+        match other {
+            None => serve(client, client_addr, listener, held),
+            // What cannot be handed over has lost its epoll or its thread, and with it whoever would serve it.
+            Some(other) => {
+                if let Ok(client) = client.into_std() {
+                    let _ = other.send(Work::Serve(Accepted { client, client_addr, listener, held }));
+                }
+            }
+        }
+    }
+}
+
+/// The thread with the fewest connections; this one, where it is one of these, because handing over costs two system
+/// calls.
+fn fewest(seats: &[Seat], mine: usize) -> usize {
+    let taken = seats.iter().map(|seat| seat.taken.inside()).enumerate();
+    taken.min_by_key(|(index, taken)| (*taken, *index != mine)).map_or(mine, |(index, _)| index)
 }
 
 /// Errors of the one connection that was to be accepted (`accept(2)`, "Error handling").
@@ -164,5 +264,60 @@ fn name_of(error: &io::Error) -> &'static str {
         Some(ENFILE | EMFILE) => "too_many_files",
         _ if passes_by_itself(error) => "connection",
         _ => "other",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpStream as StdStream;
+
+    use arc_swap::ArcSwap;
+    use eastgate_config::bootstrap::Settings;
+
+    use super::*;
+    use crate::access_log::AccessLog;
+    use crate::listener::Shared;
+    use crate::metrics::Metrics;
+    use crate::table::Table;
+
+    const THREADS: usize = 4;
+
+    fn shared() -> Shared {
+        let metrics = Metrics::new().unwrap();
+        let mut settings = Settings::default();
+        settings.access_log.path.clear();
+        let dropped = metrics.access_log_dropped.clone();
+        Shared {
+            access_log: AccessLog::open(&settings.access_log, dropped).unwrap().0,
+            settings: Arc::new(settings),
+            table: Arc::new(ArcSwap::from_pointee(Table::default())),
+            metrics,
+            hellos: Gate::new(usize::MAX),
+        }
+    }
+
+    #[test]
+    fn with_exact_balance_every_thread_has_as_many_connections() {
+        let threads = Threads::start(THREADS, true, Gate::new(usize::MAX), Arc::default()).unwrap();
+        let seats = Arc::clone(threads.seats.as_ref().unwrap());
+        let sockets = ports::shared_sockets(([127, 0, 0, 1], 0).into(), THREADS).unwrap();
+        let address = sockets[0].local_addr().unwrap();
+        let stop = watch::Sender::new(());
+        threads.accept(sockets, &Arc::new(Listener::new("l", &shared())), &stop);
+        let taken = || seats.iter().map(|seat| seat.taken.inside()).collect::<Vec<_>>();
+        // They are silent, and so held until the time for a ClientHello is over. One after the other, because two threads
+        // that accept at the same moment may choose the same third.
+        let mut clients = Vec::new();
+        for count in 1..=40 {
+            clients.push(StdStream::connect(address).unwrap());
+            while taken().iter().sum::<usize>() < count {
+                std::thread::yield_now();
+            }
+        }
+        assert_eq!(taken(), [10; THREADS]);
+        drop(clients);
+        while taken().iter().sum::<usize>() > 0 {
+            std::thread::yield_now();
+        }
     }
 }

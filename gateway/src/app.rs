@@ -83,7 +83,8 @@ impl App {
             count => count,
         };
         let connections = Gate::new(connection_limit(settings.limits.max_connections));
-        let threads = Threads::start(threads, connections, Arc::clone(&leaving))
+        let exact_balance = settings.listen.exact_balance;
+        let threads = Threads::start(threads, exact_balance, connections, Arc::clone(&leaving))
             .context("cannot start data threads")?;
         let shared = Shared {
             settings: Arc::clone(&settings),

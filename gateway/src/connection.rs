@@ -73,14 +73,14 @@ async fn open(
     let Begun { hello, raw, told } = inspect(client, listener).await?;
     let ends = ends(client, told, record)?;
     record.server_name = hello.as_ref().map(|hello| hello.server_name().clone());
-    listener.downstream.hello_seconds.observe(record.age().as_secs_f64());
+    listener.downstream.hello_seconds().observe(record.age());
 
     let routed = listener.route(hello.as_ref(), ends)?;
     note_route(record, &routed, listener);
     let _counted = within_limits(&routed, listener).await?;
 
     let upstream = connect(client, &routed, ends.remote, listener, record).await?;
-    listener.downstream.connect_seconds.observe(record.age().as_secs_f64());
+    listener.downstream.connect_seconds().observe(record.age());
     let first = announced(raw, &routed, ends);
     let patience = listener.patience(&routed);
     Ok(Tunnel { upstream, cluster: routed.cluster, first, patience, _counted })

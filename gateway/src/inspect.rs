@@ -10,6 +10,7 @@ use tokio::time::{Instant, timeout_at};
 
 use crate::client_hello::{ClientHello, Inspector, Refusal};
 use crate::proxy_protocol::{self, Verdict};
+use crate::relay::drained;
 
 /// What a connection is to begin with.
 #[derive(Debug, Clone, Copy)]
@@ -75,7 +76,12 @@ async fn read(client: &TcpStream, room: &mut [u8], deadline: Instant) -> Result<
     loop {
         match client.try_read(room) {
             Ok(0) => return Err(Ended::Closed),
-            Ok(read) => return Ok(read),
+            Ok(read) => {
+                if read < room.len() {
+                    drained(client);
+                }
+                return Ok(read);
+            }
             Err(error) if error.kind() == ErrorKind::WouldBlock => {}
             Err(_) => return Err(Ended::Closed),
         }

@@ -6,7 +6,11 @@ use prometheus::{
     TextEncoder,
 };
 
+mod downstream;
+pub mod family;
+pub mod per_thread;
 mod xds;
+pub use downstream::{Downstream, Listener, OpenConnection};
 pub use xds::{Xds, timestamp};
 
 /// Names start with it.
@@ -26,59 +30,6 @@ pub struct Metrics {
     pub access_log_dropped: IntCounter,
     /// Whether `/ready` says yes.
     pub ready: IntGauge,
-}
-
-/// Connections from clients.
-#[derive(Debug, Clone)]
-pub struct Downstream {
-    accepted: IntCounterVec,
-    active: IntGaugeVec,
-    closed: IntCounterVec,
-    /// ClientHellos that were refused, by reason.
-    pub hello_refused: IntCounterVec,
-    /// From accept to the end of the ClientHello.
-    pub hello_seconds: Histogram,
-    /// From the end of the ClientHello to a connected endpoint.
-    pub connect_seconds: Histogram,
-    /// Connections closed at once because a limit was reached, by limit.
-    pub overflow: IntCounterVec,
-    /// Errors of `accept`, by error.
-    pub accept_errors: IntCounterVec,
-    /// Names that were routed only after a rewrite.
-    pub rewritten: IntCounter,
-}
-
-/// The handles of one listener.
-#[derive(Debug)]
-pub struct Listener {
-    accepted: IntCounter,
-    active: IntGauge,
-    closed: IntCounterVec,
-    name: String,
-}
-
-/// A connection that counts as open until this is dropped.
-#[derive(Debug)]
-pub struct OpenConnection<'a>(&'a IntGauge);
-
-impl Drop for OpenConnection<'_> {
-    fn drop(&mut self) {
-        self.0.dec();
-    }
-}
-
-impl Listener {
-    /// Counts a new connection.
-    pub fn open(&self) -> OpenConnection<'_> {
-        self.accepted.inc();
-        self.active.inc();
-        OpenConnection(&self.active)
-    }
-
-    /// Counts the end of a connection under its response flag.
-    pub fn close(&self, flag: &'static str) {
-        self.closed.with_label_values(&[self.name.as_str(), flag]).inc();
-    }
 }
 
 /// The table and what it was made from.
@@ -109,34 +60,7 @@ impl Metrics {
         let build = made.gauges("build_info", "The version that runs; always 1", &["version"])?;
         build.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
         Ok(Self {
-            downstream: Downstream {
-                accepted: made.counters(
-                    "downstream_connections_total",
-                    "Connections accepted",
-                    &["listener"],
-                )?,
-                active: made.gauges("downstream_connections_active", "Connections open", &["listener"])?,
-                closed: made.counters(
-                    "downstream_connections_closed_total",
-                    "Connections ended, by Envoy's response flag",
-                    &["listener", "flag"],
-                )?,
-                hello_refused: made.counters(
-                    "hello_refused_total",
-                    "ClientHellos refused, by reason",
-                    &["reason"],
-                )?,
-                hello_seconds: made.seconds("hello_seconds", "From accept to the end of the ClientHello")?,
-                connect_seconds: made
-                    .seconds("connect_seconds", "From the ClientHello to a connected endpoint")?,
-                overflow: made.counters(
-                    "downstream_overflow_total",
-                    "Connections closed at a limit",
-                    &["limit"],
-                )?,
-                accept_errors: made.counters("accept_errors_total", "Errors of accept", &["error"])?,
-                rewritten: made.counter("rewritten_total", "Connections routed by a rewritten name")?,
-            },
+            downstream: Downstream::new(&made)?,
             table: Table {
                 published: made.counter("tables_published_total", "Tables published")?,
                 rejections: made.gauge("rejections", "Resources refused in the current snapshot")?,
@@ -154,12 +78,7 @@ impl Metrics {
 
     /// The handles of a listener.
     pub fn listener(&self, name: &str) -> Listener {
-        Listener {
-            accepted: self.downstream.accepted.with_label_values(&[name]),
-            active: self.downstream.active.with_label_values(&[name]),
-            closed: self.downstream.closed.clone(),
-            name: name.into(),
-        }
+        self.downstream.listener(name)
     }
 
     /// Adds something that counts for itself, such as the table's clusters.

@@ -21,6 +21,8 @@ mod copy;
 mod pump;
 mod splice;
 
+pub use copy::drained;
+
 /// The longest time that bytes are relayed without being shown in the shared counters.
 const PUBLISH_EVERY: Duration = Duration::from_secs(10);
 
@@ -111,8 +113,8 @@ pub struct Patience {
 /// anything else: what was read before the relay took over, such as the ClientHello.
 ///
 /// # Errors
-/// The connection did not end by a FIN from each side. After [`Error::Broken`] both sockets are set to reset the
-/// other side when they are closed.
+/// The connection did not end by a FIN from each side. After [`Error::Broken`] the other side's socket is set to be
+/// reset when it is closed.
 pub async fn run(
     client: &TcpStream,
     upstream: &TcpStream,
@@ -124,11 +126,10 @@ pub async fn run(
         result = both(client, upstream, first, meter) => result,
         error = impatience(upstream, meter, patience) => Err(error),
     };
-    if matches!(result, Err(Error::Broken { .. })) {
-        for socket in [client, upstream] {
-            // A socket that is already gone cannot be told anything.
-            let _ = SockRef::from(socket).set_linger(Some(Duration::ZERO));
-        }
+    if let Err(Error::Broken { side, .. }) = result {
+        let other = if side == Side::Client { upstream } else { client };
+        // A socket that is already gone cannot be told anything.
+        let _ = SockRef::from(other).set_linger(Some(Duration::ZERO));
     }
     result
 }

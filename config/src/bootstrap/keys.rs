@@ -62,6 +62,10 @@ pub const KEYS: &[Key] = &[
     key("xds.max_message_bytes", "the largest message of a control plane"),
     key("listen.address", "where a listener binds whose Gateway does not say"),
     key("listen.ports", "Gateway port to bind address, such as {15443: 127.0.0.1:8443}, where they differ"),
+    key(
+        "listen.exact_balance",
+        "give each connection to the data thread that has the fewest, for few and long ones",
+    ),
     key("inspect.max_hello_bytes", "the largest ClientHello, up to 131072"),
     key("inspect.timeout", "for the whole ClientHello, from accept"),
     key("routing.require_istio_alpn", "AUTO_PASSTHROUGH takes mesh clients only (they offer an istio ALPN)"),

@@ -91,12 +91,8 @@ impl Ports {
         // Sockets with SO_REUSEPORT would share the address with another process that has it, too, and take half of
         // its connections. One without finds out.
         drop(socket(wanted, Shares::No)?);
-        let first = socket(wanted, Shares::Yes)?;
-        let bound = first.local_addr()?;
-        let mut sockets = vec![first];
-        for _ in 1..self.threads.count() {
-            sockets.push(socket(bound, Shares::Yes)?);
-        }
+        let sockets = shared_sockets(wanted, self.threads.count())?;
+        let bound = sockets.first().map_or(Ok(wanted), std::net::TcpListener::local_addr)?;
         for socket in &sockets {
             // Accepted sockets inherit these: two system calls less for each connection.
             let socket = socket2::SockRef::from(socket);
@@ -108,6 +104,14 @@ impl Ports {
         self.threads.accept(sockets, &listener, &stop);
         Ok(Open { wanted, bound, _stop: stop })
     }
+}
+
+/// So many sockets that listen on one address.
+pub(super) fn shared_sockets(wanted: SocketAddr, count: usize) -> io::Result<Vec<std::net::TcpListener>> {
+    let first = socket(wanted, Shares::Yes)?;
+    let bound = first.local_addr()?;
+    let others = (1..count).map(|_| socket(bound, Shares::Yes));
+    std::iter::once(Ok(first)).chain(others).collect()
 }
 
 #[derive(PartialEq)]

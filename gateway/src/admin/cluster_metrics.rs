@@ -7,8 +7,9 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use arc_swap::ArcSwap;
 use prometheus::core::{Collector, Desc};
-use prometheus::proto::{Counter, Gauge, LabelPair, Metric, MetricFamily, MetricType};
+use prometheus::proto::{MetricFamily, MetricType};
 
+use crate::metrics::family::{family, sample};
 use crate::table::Table;
 use crate::upstream::cluster::{Cluster, Stats};
 
@@ -112,40 +113,16 @@ impl Collector for ClusterMetrics {
     }
 }
 
-fn collect(family: &Family, table: &Table) -> MetricFamily {
+fn collect(of: &Family, table: &Table) -> MetricFamily {
     let mut metrics = Vec::new();
     for cluster in table.clusters() {
-        for (second, value) in (family.values)(cluster) {
-            let mut labels = vec![label("cluster", &cluster.config.name)];
-            labels.extend(second.map(|(name, value)| label(name, value)));
-            let mut metric = Metric::default();
-            metric.set_label(labels);
-            match family.kind {
-                MetricType::COUNTER => {
-                    let mut counter = Counter::default();
-                    counter.set_value(value as f64);
-                    metric.set_counter(counter);
-                }
-                _ => {
-                    let mut gauge = Gauge::default();
-                    gauge.set_value(value as f64);
-                    metric.set_gauge(gauge);
-                }
+        for (second, value) in (of.values)(cluster) {
+            let first = ("cluster", cluster.config.name.as_str());
+            match second {
+                Some(second) => metrics.push(sample(of.kind, &[first, second], value)),
+                None => metrics.push(sample(of.kind, &[first], value)),
             }
-            metrics.push(metric);
         }
     }
-    let mut written = MetricFamily::default();
-    written.set_name(family.name.into());
-    written.set_help(family.help.into());
-    written.set_field_type(family.kind);
-    written.set_metric(metrics);
-    written
-}
-
-fn label(name: &str, value: &str) -> LabelPair {
-    let mut pair = LabelPair::default();
-    pair.set_name(name.into());
-    pair.set_value(value.into());
-    pair
+    family(of.name, of.help, of.kind, metrics)
 }

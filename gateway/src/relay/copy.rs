@@ -3,6 +3,7 @@
 use std::cell::{Cell, RefCell};
 use std::io::ErrorKind;
 
+use tokio::io::Interest;
 use tokio::net::TcpStream;
 
 use super::pump::{Failed, Rest, Turn};
@@ -23,11 +24,21 @@ pub(super) fn turn(from: &TcpStream, to: &TcpStream, moved: &Cell<u64>) -> Resul
             Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(Turn::Empty),
             Err(error) => return Err(Failed::Read(error)),
         };
+        if read < buffer.len() {
+            drained(from);
+        }
         match push(to, &buffer[..read], moved)? {
             [] => Ok(Turn::Moved(read)),
             rest => Ok(Turn::Left(Rest::Bytes(rest.to_vec()))),
         }
     })
+}
+
+/// Notes that a read got less than it had room for, so nothing more is there until the socket says so again: one system
+/// call less for each piece than reading until the kernel says `EAGAIN` (epoll(7), "Questions and answers", 9). A FIN or
+/// an error that is there already is not forgotten by this.
+pub fn drained(socket: &TcpStream) {
+    let _ = socket.try_io(Interest::READABLE, || Err::<(), _>(ErrorKind::WouldBlock.into()));
 }
 
 /// Writes bytes that were read before.
