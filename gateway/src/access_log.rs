@@ -4,6 +4,7 @@
 //! them in batches. When that thread is behind (a full disk, a pipe that nobody reads), records are dropped and
 //! counted: the data path never waits for a log.
 
+use std::borrow::Cow;
 use std::fs::OpenOptions;
 use std::io::{self, BufWriter, Write};
 use std::net::SocketAddr;
@@ -57,7 +58,7 @@ pub struct Record {
     /// Envoy's response flag; `-` for an ordinary end.
     pub flag: &'static str,
     /// Why it ended, where that was not ordinary.
-    pub error: Option<String>,
+    pub error: Option<Cow<'static, str>>,
 }
 
 fn timestamp<S: serde::Serializer>(time: &SystemTime, serializer: S) -> Result<S::Ok, S::Error> {
@@ -147,9 +148,14 @@ pub struct Open {
 }
 
 impl Open {
-    /// Notes how the connection ended: in the ordinary way, or with a flag and an error.
-    pub fn close(&mut self, end: Option<(&'static str, String)>) {
-        (self.flag, self.error) = end.map_or(("-", None), |(flag, error)| (flag, Some(error)));
+    /// Notes how the connection ended: in the ordinary way, or with a flag and an error, which is told only if somebody
+    /// will read it.
+    pub fn close(&mut self, end: Option<(&'static str, impl FnOnce() -> String)>) {
+        let logged = self.log.queue.is_some();
+        (self.flag, self.error) = match end {
+            None => ("-", None),
+            Some((flag, explain)) => (flag, logged.then(|| explain().into())),
+        };
     }
 
     /// How long the connection has been open.

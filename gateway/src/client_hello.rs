@@ -33,8 +33,8 @@ pub const DEFAULT_MAX_MESSAGE: usize = 64 << 10;
 pub const MAX_MAX_MESSAGE: usize = 128 << 10;
 /// What is offered to the first read: room for a post-quantum hello, which is about 1.8 KB.
 const FIRST_READ: usize = 4 << 10;
-/// The most by which the raw bytes' buffer grows at a time.
-const MOST_GROWTH: usize = 64 << 10;
+/// What is offered to a later one, at most.
+const LARGEST_READ: usize = 64 << 10;
 
 /// Takes a client's bytes until they are a ClientHello or are refused, and keeps them for the replay.
 ///
@@ -42,9 +42,8 @@ const MOST_GROWTH: usize = 64 << 10;
 /// claims is allocated.
 #[derive(Debug)]
 pub struct Inspector {
-    /// What was received, and behind it zeros for the next read.
+    /// What was received.
     raw: Vec<u8>,
-    received: usize,
     deframer: Deframer,
     refused: Option<Refusal>,
 }
@@ -54,34 +53,18 @@ impl Inspector {
     /// records' headers and cuts at most [`max_raw`] bytes. Allocates nothing before there are bytes to read.
     pub fn new(max_message: usize) -> Self {
         let max_message = max_message.min(MAX_MAX_MESSAGE);
-        Self {
-            raw: Vec::new(),
-            received: 0,
-            deframer: Deframer::new(max_message, max_raw(max_message)),
-            refused: None,
-        }
+        Self { raw: Vec::new(), deframer: Deframer::new(max_message, max_raw(max_message)), refused: None }
     }
 
-    /// Room for the next read, never empty; say with [`received`](Self::received) how much of it was filled. Ask only
-    /// when there is something to read, so that an idle client costs no memory.
-    pub fn room(&mut self) -> &mut [u8] {
-        if self.raw.len() == self.received {
-            let growth = self.received.clamp(FIRST_READ, MOST_GROWTH);
-            self.raw.resize(self.received + growth, 0);
-        }
-        self.raw.get_mut(self.received..).unwrap_or_default()
+    /// How many bytes to read next, at most. It grows with what was received, so that a client cannot have much more held
+    /// for it than it needs for its hello.
+    pub fn wanted(&self) -> usize {
+        self.raw.len().clamp(FIRST_READ, LARGEST_READ)
     }
 
-    /// So many bytes of the [`room`](Self::room) are now received.
-    pub fn received(&mut self, count: usize) {
-        self.received = self.received.saturating_add(count).min(self.raw.len());
-    }
-
-    /// Adds received bytes by copying them, where the shell cannot read into the [`room`](Self::room).
+    /// Takes bytes that were read.
     pub fn push(&mut self, bytes: &[u8]) {
-        self.raw.truncate(self.received);
         self.raw.extend_from_slice(bytes);
-        self.received = self.raw.len();
     }
 
     /// Looks at what is new and gives the ClientHello once it is whole, or `None` while there is more to come.
@@ -99,22 +82,21 @@ impl Inspector {
     }
 
     fn look(&mut self) -> Result<Option<ClientHello>, Refusal> {
-        let raw = self.raw.get(..self.received).unwrap_or_default();
-        if self.deframer.advance(raw)?.is_none() {
+        if self.deframer.advance(&self.raw)?.is_none() {
             return Ok(None);
         }
         let consumed = self.deframer.consumed();
-        self.deframer.message(raw).map(|message| message::read(message, consumed)).transpose()
+        self.deframer.message(&self.raw).map(|message| message::read(message, consumed)).transpose()
     }
 
     /// How many bytes were received.
     pub fn received_bytes(&self) -> usize {
-        self.received
+        self.raw.len()
     }
 
     /// The refusal for a client that closed before its ClientHello was whole.
     pub fn closed(&self) -> Refusal {
-        match self.received {
+        match self.raw.len() {
             0 => Refusal::ClosedUnused,
             received => Refusal::ClosedEarly { received },
         }
@@ -122,19 +104,18 @@ impl Inspector {
 
     /// The refusal for a client whose ClientHello was not whole in time.
     pub fn too_slow(&self) -> Refusal {
-        Refusal::TooSlow { received: self.received }
+        Refusal::TooSlow { received: self.raw.len() }
     }
 
     /// The ClientHello as a handshake message with its four bytes of header, once it is whole: joined out of its
     /// records, for a fingerprint.
     pub fn message(&self) -> Option<&[u8]> {
-        self.deframer.message(self.raw.get(..self.received)?)
+        self.deframer.message(&self.raw)
     }
 
     /// Everything that was received, to be replayed to the endpoint: the ClientHello's records as they came, and what
     /// followed them.
-    pub fn into_raw(mut self) -> Vec<u8> {
-        self.raw.truncate(self.received);
+    pub fn into_raw(self) -> Vec<u8> {
         self.raw
     }
 }

@@ -35,7 +35,7 @@ pub async fn serve(client: TcpStream, client_addr: SocketAddr, listener: Arc<Lis
     let _open = listener.metrics.open();
     let mut record = listener.access_log.begin(&listener.name, client_addr);
     let result = forward(&client, &listener, &mut record).await;
-    record.close(result.as_ref().err().map(|error| (error.flag(), error.explain())));
+    record.close(result.as_ref().err().map(|error| (error.flag(), || error.explain())));
     listener.metrics.close(record.flag);
     drop(record);
     if let Err(error) = result {

@@ -10,7 +10,7 @@ use tokio::time::{Instant, timeout_at};
 
 use crate::client_hello::{ClientHello, Inspector, Refusal};
 use crate::proxy_protocol::{self, Verdict};
-use crate::relay::drained;
+use crate::relay;
 
 /// What a connection is to begin with.
 #[derive(Debug, Clone, Copy)]
@@ -70,18 +70,18 @@ enum Ended {
     TooSlow,
 }
 
-/// Reads some bytes. They are often there already, so reading is tried before waiting; while more may be there,
-/// `readable` returns at once, so that the deadline is looked at between reads, too.
-async fn read(client: &TcpStream, room: &mut [u8], deadline: Instant) -> Result<usize, Ended> {
+/// Reads at most so many bytes and gives them to `take`. They are often there already, so reading is tried before
+/// waiting; the deadline is looked at between reads, too.
+async fn read(
+    client: &TcpStream,
+    most: usize,
+    deadline: Instant,
+    mut take: impl FnMut(&[u8]),
+) -> Result<(), Ended> {
     loop {
-        match client.try_read(room) {
+        match relay::read(client, most, &mut take) {
             Ok(0) => return Err(Ended::Closed),
-            Ok(read) => {
-                if read < room.len() {
-                    drained(client);
-                }
-                return Ok(read);
-            }
+            Ok(_) => return Ok(()),
             Err(error) if error.kind() == ErrorKind::WouldBlock => {}
             Err(_) => return Err(Ended::Closed),
         }
@@ -107,16 +107,9 @@ async fn client_hello(
         if Instant::now() >= expected.deadline {
             return Err(inspector.too_slow());
         }
-        // An idle client costs no memory: room is made only when there is something to read.
-        if inspector.received_bytes() == 0 {
-            match timeout_at(expected.deadline, client.readable()).await {
-                Ok(Ok(())) => {}
-                Ok(Err(_)) => return Err(inspector.closed()),
-                Err(_) => return Err(inspector.too_slow()),
-            }
-        }
-        match read(client, inspector.room(), expected.deadline).await {
-            Ok(read) => inspector.received(read),
+        let most = inspector.wanted();
+        match read(client, most, expected.deadline, |bytes| inspector.push(bytes)).await {
+            Ok(()) => {}
             Err(Ended::Closed) => return Err(inspector.closed()),
             Err(Ended::TooSlow) => return Err(inspector.too_slow()),
         }
@@ -139,9 +132,8 @@ async fn proxy_header(
             Verdict::Absent => return Err(proxy_protocol::Error::Missing),
             Verdict::Header(told, length) => return Ok((told, bytes.split_off(length))),
         }
-        let mut piece = [0; 512];
-        match read(client, &mut piece, deadline).await {
-            Ok(read) => bytes.extend_from_slice(piece.get(..read).unwrap_or_default()),
+        match read(client, 512, deadline, |piece| bytes.extend_from_slice(piece)).await {
+            Ok(()) => {}
             Err(Ended::Closed | Ended::TooSlow) => return Err(proxy_protocol::Error::Unfinished),
         }
     }

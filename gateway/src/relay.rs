@@ -21,7 +21,7 @@ mod copy;
 mod pump;
 mod splice;
 
-pub use copy::drained;
+pub use copy::read;
 
 /// The longest time that bytes are relayed without being shown in the shared counters.
 const PUBLISH_EVERY: Duration = Duration::from_secs(10);

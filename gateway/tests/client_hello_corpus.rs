@@ -162,8 +162,7 @@ fn a_long_hello_in_single_bytes_costs_no_more_than_its_bytes() {
         let hello = records(&message, size);
         let mut inspector = Inspector::new(MAX_MAX_MESSAGE);
         for byte in &hello[..hello.len() - 1] {
-            inspector.room()[0] = *byte;
-            inspector.received(1);
+            inspector.push(&[*byte]);
             assert_eq!(inspector.advance(), Ok(None));
         }
         inspector.push(&hello[hello.len() - 1..]);

@@ -1,7 +1,7 @@
 //! The `copy` engine: through a buffer that the whole thread shares.
 
 use std::cell::{Cell, RefCell};
-use std::io::ErrorKind;
+use std::io::{self, ErrorKind};
 
 use tokio::io::Interest;
 use tokio::net::TcpStream;
@@ -17,28 +17,40 @@ thread_local! {
 
 /// One read into the shared buffer and the writes that follow from it. The buffer is given back before anything waits.
 pub(super) fn turn(from: &TcpStream, to: &TcpStream, moved: &Cell<u64>) -> Result<Turn, Failed> {
-    SHARED.with_borrow_mut(|buffer| {
-        let read = match from.try_read(buffer) {
-            Ok(0) => return Ok(Turn::End),
-            Ok(read) => read,
-            Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(Turn::Empty),
-            Err(error) => return Err(Failed::Read(error)),
-        };
-        if read < buffer.len() {
-            drained(from);
-        }
-        match push(to, &buffer[..read], moved)? {
-            [] => Ok(Turn::Moved(read)),
-            rest => Ok(Turn::Left(Rest::Bytes(rest.to_vec()))),
-        }
-    })
+    let mut pushed = Ok(Turn::End);
+    let read = read(from, BUFFER, |bytes| {
+        pushed = push(to, bytes, moved).map(|rest| match rest {
+            [] => Turn::Moved(bytes.len()),
+            rest => Turn::Left(Rest::Bytes(rest.to_vec())),
+        });
+    });
+    match read {
+        Ok(_) => pushed,
+        Err(error) if error.kind() == ErrorKind::WouldBlock => Ok(Turn::Empty),
+        Err(error) => Err(Failed::Read(error)),
+    }
 }
 
-/// Notes that a read got less than it had room for, so nothing more is there until the socket says so again: one system
-/// call less for each piece than reading until the kernel says `EAGAIN` (epoll(7), "Questions and answers", 9). A FIN or
-/// an error that is there already is not forgotten by this.
-pub fn drained(socket: &TcpStream) {
-    let _ = socket.try_io(Interest::READABLE, || Err::<(), _>(ErrorKind::WouldBlock.into()));
+/// Reads at most so many bytes into the buffer of the thread, and lends them to `take`; 0 is the sender's FIN.
+///
+/// A read that got less than it had room for has emptied the socket, and that is noted, which saves the read that would
+/// only say `EAGAIN` (epoll(7), "Questions and answers", 9). A FIN or an error that is there already is not forgotten.
+///
+/// # Errors
+/// What the kernel says, `WouldBlock` included.
+pub fn read(from: &TcpStream, most: usize, take: impl FnOnce(&[u8])) -> io::Result<usize> {
+    SHARED.with_borrow_mut(|buffer| {
+        let most = most.min(buffer.len());
+        let room = buffer.get_mut(..most).unwrap_or_default();
+        let read = from.try_read(room)?;
+        if read > 0 && read < most {
+            let _ = from.try_io(Interest::READABLE, || Err::<(), _>(ErrorKind::WouldBlock.into()));
+        }
+        if read > 0 {
+            take(room.get(..read).unwrap_or_default());
+        }
+        Ok(read)
+    })
 }
 
 /// Writes bytes that were read before.
