@@ -35,6 +35,15 @@ pub enum Side {
     Upstream,
 }
 
+impl Side {
+    fn other(self) -> Self {
+        match self {
+            Self::Client => Self::Upstream,
+            Self::Upstream => Self::Client,
+        }
+    }
+}
+
 /// Why a connection ended before both sides had finished.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -68,8 +77,7 @@ pub struct Meter<'a> {
 }
 
 impl<'a> Meter<'a> {
-    /// Counts into a pair of (to upstream, to client) counters.
-    pub fn new(totals: (&'a AtomicU64, &'a AtomicU64)) -> Self {
+    fn new(totals: (&'a AtomicU64, &'a AtomicU64)) -> Self {
         Self {
             to_upstream: Cell::new(0),
             to_client: Cell::new(0),
@@ -109,57 +117,109 @@ pub struct Patience {
     pub keepalive: Keepalive,
 }
 
-/// Relays until both directions have ended, one side broke, or patience is at its end. The endpoint gets `first` before
-/// anything else: what was read before the relay took over, such as the ClientHello.
+/// Two sockets, and what is to be done between them.
 ///
-/// # Errors
-/// The connection did not end by a FIN from each side. After [`Error::Broken`] the other side's socket is set to be
-/// reset when it is closed.
-pub async fn run(
-    client: &TcpStream,
-    upstream: &TcpStream,
-    first: Vec<u8>,
-    meter: &Meter<'_>,
+/// Its futures share it by reference: what each held for itself would be paid for by every idle tunnel.
+#[allow(missing_debug_implementations, reason = "bytes that are on their way are not for a log")]
+pub struct Relay<'a> {
+    client: &'a TcpStream,
+    upstream: &'a TcpStream,
+    /// For the endpoint before anything else.
+    first: Cell<Vec<u8>>,
+    meter: Meter<'a>,
     patience: Patience,
-) -> Result<(), Error> {
-    let result = tokio::select! {
-        result = both(client, upstream, first, meter) => result,
-        error = impatience(upstream, meter, patience) => Err(error),
-    };
-    if let Err(Error::Broken { side, .. }) = result {
-        let other = if side == Side::Client { upstream } else { client };
-        // A socket that is already gone cannot be told anything.
-        let _ = SockRef::from(other).set_linger(Some(Duration::ZERO));
-    }
-    result
 }
 
-async fn both(
-    client: &TcpStream,
-    upstream: &TcpStream,
-    first: Vec<u8>,
-    meter: &Meter<'_>,
-) -> Result<(), Error> {
-    let (client_end, upstream_end) = ((client, Side::Client), (upstream, Side::Upstream));
-    let mut up = pin!(pump::pump(client_end, upstream_end, first, &meter.to_upstream, meter));
-    let mut down = pin!(pump::pump(upstream_end, client_end, Vec::new(), &meter.to_client, meter));
-    let (ended, rest, finished) = tokio::select! {
-        result = &mut up => (result, down, (client, Side::Client)),
-        result = &mut down => (result, up, (upstream, Side::Upstream)),
-    };
-    match ended {
-        // This direction has ended; the other may go on for long, and nobody reads here any more to see a reset.
-        Ok(()) => tokio::select! {
-            result = rest => result.map_err(pump::Error::into_inner),
-            // Boxed, because few connections come here and all would need the room.
-            source = Box::pin(reset(finished.0)) => Err(Error::Broken { side: finished.1, source }),
-        },
-        // The receiver is gone, but what it sent before is still on its way to the other side.
-        Err(pump::Error::Write(error)) => {
-            let _ = rest.await;
-            Err(error)
+impl<'a> Relay<'a> {
+    /// Between these two. The endpoint gets `first` before anything else: what was read before the relay took over, such
+    /// as the ClientHello. What moves is added to a pair of (to upstream, to client) counters.
+    pub fn new(
+        (client, upstream): (&'a TcpStream, &'a TcpStream),
+        first: Vec<u8>,
+        totals: (&'a AtomicU64, &'a AtomicU64),
+        patience: Patience,
+    ) -> Self {
+        Self { client, upstream, first: Cell::new(first), meter: Meter::new(totals), patience }
+    }
+
+    /// What has moved.
+    pub fn meter(&self) -> &Meter<'a> {
+        &self.meter
+    }
+
+    /// Relays until both directions have ended, one side broke, or patience is at its end.
+    ///
+    /// # Errors
+    /// The connection did not end by a FIN from each side. After [`Error::Broken`] the other side's socket is set to be
+    /// reset when it is closed.
+    pub async fn run(&self) -> Result<(), Error> {
+        let result = tokio::select! {
+            result = self.both() => result,
+            error = self.impatience() => Err(error),
+        };
+        if let Err(Error::Broken { side, .. }) = result {
+            // A socket that is already gone cannot be told anything.
+            let _ = SockRef::from(self.socket(side.other())).set_linger(Some(Duration::ZERO));
         }
-        Err(pump::Error::Read(error)) => Err(error),
+        result
+    }
+
+    async fn both(&self) -> Result<(), Error> {
+        let mut up = pin!(pump::pump(self, Side::Client));
+        let mut down = pin!(pump::pump(self, Side::Upstream));
+        let (ended, rest, finished) = tokio::select! {
+            result = &mut up => (result, down, Side::Client),
+            result = &mut down => (result, up, Side::Upstream),
+        };
+        match ended {
+            // This direction has ended; the other may go on for long, and nobody reads here any more to see a reset.
+            Ok(()) => tokio::select! {
+                result = rest => result.map_err(pump::Error::into_inner),
+                // Boxed, because few connections come here and all would need the room.
+                source = Box::pin(reset(self.socket(finished))) => Err(Error::Broken { side: finished, source }),
+            },
+            // The receiver is gone, but what it sent before is still on its way to the other side.
+            Err(pump::Error::Write(error)) => {
+                let _ = rest.await;
+                Err(error)
+            }
+            Err(pump::Error::Read(error)) => Err(error),
+        }
+    }
+
+    fn socket(&self, side: Side) -> &'a TcpStream {
+        match side {
+            Side::Client => self.client,
+            Side::Upstream => self.upstream,
+        }
+    }
+
+    /// Ends when patience does, give or take an eighth: one coarse look at the counters now and then costs less than a
+    /// timer that is set anew with every read.
+    async fn impatience(&self) -> Error {
+        let Patience { idle, age, keepalive } = &self.patience;
+        let step =
+            (age.map_or(*idle, |age| age.min(*idle)) / 8).clamp(Duration::from_millis(1), PUBLISH_EVERY);
+        let began = Instant::now();
+        let (mut seen, mut since) = ((0, 0), began);
+        let mut sleep = pin!(tokio::time::sleep(step));
+        sleep.as_mut().await;
+        // A socket that is gone already is for the pumps to find out about.
+        let _ = keep_alive(SockRef::from(self.upstream), *keepalive);
+        loop {
+            let now = (self.meter.to_upstream.get(), self.meter.to_client.get());
+            if now != seen {
+                self.meter.publish();
+                (seen, since) = (now, Instant::now());
+            } else if since.elapsed() >= *idle {
+                return Error::Idle(*idle);
+            }
+            if let Some(age) = age.filter(|age| began.elapsed() >= *age) {
+                return Error::Expired(age);
+            }
+            sleep.as_mut().reset(Instant::now() + step);
+            sleep.as_mut().await;
+        }
     }
 }
 
@@ -190,32 +250,6 @@ pub fn keep_alive(socket: SockRef<'_>, keepalive: Keepalive) -> io::Result<()> {
         &TcpKeepalive::new().with_time(time).with_interval(interval).with_retries(probes),
     )?;
     socket.set_tcp_user_timeout(Some(time + interval * probes))
-}
-
-/// Ends when patience does, give or take an eighth: one coarse look at the counters now and then costs less than a
-/// timer that is set anew with every read.
-async fn impatience(upstream: &TcpStream, meter: &Meter<'_>, patience: Patience) -> Error {
-    let Patience { idle, age, keepalive } = patience;
-    let shortest = age.map_or(idle, |age| age.min(idle));
-    let step = (shortest / 8).clamp(Duration::from_millis(1), PUBLISH_EVERY);
-    let began = Instant::now();
-    let (mut seen, mut since) = ((0, 0), began);
-    tokio::time::sleep(step).await;
-    // A socket that is gone already is for the pumps to find out about.
-    let _ = keep_alive(SockRef::from(upstream), keepalive);
-    loop {
-        let now = (meter.to_upstream.get(), meter.to_client.get());
-        if now != seen {
-            meter.publish();
-            (seen, since) = (now, Instant::now());
-        } else if since.elapsed() >= idle {
-            return Error::Idle(idle);
-        }
-        if let Some(age) = age.filter(|age| began.elapsed() >= *age) {
-            return Error::Expired(age);
-        }
-        tokio::time::sleep(step).await;
-    }
 }
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
 //! One direction: turns of whichever engine fits what is moving.
 
 use std::cell::Cell;
+use std::future::poll_fn;
 use std::io::{self, ErrorKind};
 use std::net::Shutdown;
 
@@ -9,7 +10,7 @@ use tokio::io::Interest;
 use tokio::net::TcpStream;
 
 use super::splice::Pipe;
-use super::{Meter, Side, copy, reset, splice};
+use super::{Relay, Side, copy, reset, splice};
 
 /// Which system call ended a direction.
 #[derive(Debug)]
@@ -55,6 +56,16 @@ pub(super) enum Failed {
     Write(io::Error),
 }
 
+impl Failed {
+    /// The error of a direction with this sender.
+    fn of(self, sender: Side) -> Error {
+        match self {
+            Self::Read(source) => Error::Read(super::Error::Broken { side: sender, source }),
+            Self::Write(source) => Error::Write(super::Error::Broken { side: sender.other(), source }),
+        }
+    }
+}
+
 /// Which engine has the next turn. Bulk is spliced, which costs half of copying; what comes in small pieces is copied,
 /// which costs fewer system calls.
 #[derive(Debug, Default)]
@@ -88,46 +99,44 @@ impl Choice {
     }
 }
 
-/// Writes what was read before, moves bytes until the sender's FIN, then passes the FIN on.
-pub(super) async fn pump(
-    (from, from_side): (&TcpStream, Side),
-    (to, to_side): (&TcpStream, Side),
-    first: Vec<u8>,
-    moved: &Cell<u64>,
-    meter: &Meter<'_>,
-) -> Result<(), Error> {
-    let read_error = |source| Error::Read(super::Error::Broken { side: from_side, source });
-    let write_error = |source| Error::Write(super::Error::Broken { side: to_side, source });
+/// Writes what was read before, moves bytes until this sender's FIN, then passes the FIN on.
+pub(super) async fn pump(relay: &Relay<'_>, sender: Side) -> Result<(), Error> {
+    let (from, to) = (relay.socket(sender), relay.socket(sender.other()));
+    let (first, moved) = match sender {
+        Side::Client => (relay.first.take(), &relay.meter.to_upstream),
+        Side::Upstream => (Vec::new(), &relay.meter.to_client),
+    };
     let mut choice = Choice::default();
-    let mut next = Some(copy::write(to, first, moved));
+    let mut turn = copy::write(to, first, moved);
     loop {
-        let turn = match next.take() {
-            Some(turn) => turn,
-            None if choice.splicing => splice::turn(from, to, moved),
-            None => copy::turn(from, to, moved),
-        };
         match turn {
             Ok(Turn::Moved(bytes)) => {
                 choice.moved(bytes);
-                meter.spliced.set(meter.spliced.get() | choice.splicing);
+                relay.meter.spliced.set(relay.meter.spliced.get() | choice.splicing);
                 // Others on this thread get their turn before a sender that never pauses.
                 tokio::task::consume_budget().await;
             }
-            Ok(Turn::Empty) => from.readable().await.map_err(read_error)?,
+            // Needs no room in the future, unlike `readable`.
+            Ok(Turn::Empty) => {
+                poll_fn(|cx| from.poll_read_ready(cx))
+                    .await
+                    .map_err(|error| Failed::Read(error).of(sender))?;
+            }
             Ok(Turn::End) => break,
             // Boxed, so that connections that do not wait for their receiver need no room for it.
-            Ok(Turn::Left(rest)) => match Box::pin(write_out(rest, from, to, moved)).await {
-                Ok(()) => {}
-                Err(Failed::Read(error)) => return Err(read_error(error)),
-                Err(Failed::Write(error)) => return Err(write_error(error)),
-            },
+            Ok(Turn::Left(rest)) => {
+                Box::pin(write_out(rest, from, to, moved)).await.map_err(|failed| failed.of(sender))?;
+            }
             Ok(Turn::Refused) => choice.refused(),
-            Err(Failed::Read(error)) => return Err(read_error(error)),
-            Err(Failed::Write(error)) => return Err(write_error(error)),
+            Err(failed) => return Err(failed.of(sender)),
         }
+        turn = match choice.splicing {
+            true => splice::turn(from, to, moved),
+            false => copy::turn(from, to, moved),
+        };
     }
     match SockRef::from(to).shutdown(Shutdown::Write) {
-        Err(error) if error.kind() != ErrorKind::NotConnected => Err(write_error(error)),
+        Err(error) if error.kind() != ErrorKind::NotConnected => Err(Failed::Write(error).of(sender)),
         _ => Ok(()),
     }
 }

@@ -8,11 +8,11 @@ use super::*;
 struct Relayed {
     client: StdStream,
     upstream: StdStream,
-    relay: JoinHandle<Relay>,
+    relay: JoinHandle<Outcome>,
 }
 
 /// What became of a relay.
-struct Relay {
+struct Outcome {
     result: Result<(), Error>,
     to_upstream: u64,
     to_client: u64,
@@ -40,14 +40,15 @@ fn relayed_with(patience: Patience) -> Relayed {
                 TcpStream::from_std(stream).unwrap()
             });
             let totals = [const { AtomicU64::new(0) }; 2];
-            let meter = Meter::new((&totals[0], &totals[1]));
-            let result = run(&inner[0], &inner[1], Vec::new(), &meter, patience).await;
-            let engine = meter.engine();
-            let counted = (meter.to_upstream.get(), meter.to_client.get());
-            drop(meter);
-            let published = totals.map(|total| total.load(Relaxed));
-            assert_eq!(published, [counted.0, counted.1]);
-            Relay { result, to_upstream: counted.0, to_client: counted.1, engine }
+            let totals = (&totals[0], &totals[1]);
+            let relay = Relay::new((&inner[0], &inner[1]), Vec::new(), totals, patience);
+            let result = relay.run().await;
+            let engine = relay.meter().engine();
+            let counted = (relay.meter().to_upstream.get(), relay.meter().to_client.get());
+            drop(relay);
+            let published = (totals.0.load(Relaxed), totals.1.load(Relaxed));
+            assert_eq!(published, counted);
+            Outcome { result, to_upstream: counted.0, to_client: counted.1, engine }
         })
     });
     Relayed { client, upstream, relay }
@@ -74,7 +75,7 @@ fn a_finished_upload_still_gets_its_answer() {
     let mut answer = Vec::new();
     client.read_to_end(&mut answer).unwrap();
     assert_eq!((question.as_slice(), answer.as_slice()), (&b"question"[..], &b"answer"[..]));
-    let Relay { result, to_upstream, to_client, engine } = relay.join().unwrap();
+    let Outcome { result, to_upstream, to_client, engine } = relay.join().unwrap();
     assert!(result.is_ok());
     assert_eq!((to_upstream, to_client, engine), (8, 6, "copy"));
 }
