@@ -329,6 +329,13 @@ impl Client {
     /// Where each type stands.
     pub fn status(&self) -> impl Iterator<Item = TypeStatus> {
         self.topics.iter().map(|topic| TypeStatus {
+    /// Notes in the journal how long the last push took, by the caller's clock.
+    pub fn took(&mut self, took: Duration) {
+        if let Some(push) = self.journal.last_mut() {
+            push.took = Some(took);
+        }
+    }
+
             type_url: topic.subscription.type_url.clone(),
             version: topic.subscription.version.clone(),
             nonce: topic.subscription.nonce().into(),

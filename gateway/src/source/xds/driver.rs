@@ -201,7 +201,9 @@ impl Driver {
         self.metrics.last_response.set(i64::try_from(at.as_secs()).unwrap_or(i64::MAX));
         let began = Instant::now();
         self.client.receive(response, self.now());
-        self.metrics.apply_seconds.observe(began.elapsed().as_secs_f64());
+        let took = began.elapsed();
+        self.client.took(took);
+        self.metrics.apply_seconds.observe(took.as_secs_f64());
         let Some(push) = self.client.journal().next_back() else { return };
         let label = label(&push.type_url);
         self.metrics.pushes.with_label_values(&[label]).inc();
