@@ -12,6 +12,7 @@
 
 mod apply;
 mod assembly;
+pub(crate) mod carried;
 mod changes;
 mod deadlines;
 pub mod decode;
@@ -22,6 +23,7 @@ pub mod journal;
 mod json;
 mod message;
 mod options;
+mod refused;
 mod resources;
 mod saved;
 mod sotw;
@@ -49,6 +51,7 @@ pub use guard::Alarm;
 pub use json::Json;
 pub use message::{Request, Response};
 pub use options::{ExtraType, Guard, GuardAction, Node, Options, Variant};
+pub use refused::{MAX_KEPT, Refused};
 pub use saved::{Saved, SavedResource};
 
 /// A point on the caller's clock: the time since a fixed moment of the caller's choice. It must not go backwards.
@@ -326,9 +329,6 @@ impl Client {
         self.journal.iter()
     }
 
-    /// Where each type stands.
-    pub fn status(&self) -> impl Iterator<Item = TypeStatus> {
-        self.topics.iter().map(|topic| TypeStatus {
     /// Notes in the journal how long the last push took, by the caller's clock.
     pub fn took(&mut self, took: Duration) {
         if let Some(push) = self.journal.last_mut() {
@@ -336,6 +336,9 @@ impl Client {
         }
     }
 
+    /// Where each type stands.
+    pub fn status(&self) -> impl Iterator<Item = TypeStatus> {
+        self.topics.iter().map(|topic| TypeStatus {
             type_url: topic.subscription.type_url.clone(),
             version: topic.subscription.version.clone(),
             nonce: topic.subscription.nonce().into(),

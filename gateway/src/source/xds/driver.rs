@@ -16,7 +16,7 @@ use super::saver::Saver;
 use super::state::State;
 use super::stream::{End, Event};
 use super::transport::with_causes;
-use crate::control_plane::{Command, Link, View};
+use crate::control_plane::{Command, Holdings, Link, View};
 use crate::metrics::{self, timestamp};
 use crate::readiness::{Readiness, Remark, Wait};
 
@@ -257,7 +257,10 @@ impl Driver {
         // Whoever asked may have gone.
         match command {
             Command::View(answer) => _ = answer.send(self.view()),
-            Command::Accepted(answer) => _ = answer.send(self.client.saved()),
+            Command::Holdings(answer) => {
+                let accepted = self.client.saved();
+                _ = answer.send(Holdings { accepted, refused: self.client.refused() });
+            }
             Command::Release(answer) => {
                 let kept = self.client.is_keeping_back();
                 if kept {
