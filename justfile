@@ -31,7 +31,7 @@ e2e-scripted *ARGS:
 e2e-istiod:
     .ci/e2e istiod
 
-# Envoy and Eastgate on one control plane, compared
+# Envoy and Eastgate on one control plane, compared, also as istioctl prints them; its first build takes minutes
 e2e-judge:
     .ci/e2e judge
 

@@ -1,5 +1,7 @@
 //! A named group of endpoints and how one of them is chosen and reached.
 
+use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -11,6 +13,9 @@ use crate::locality::Locality;
 /// How long a connection attempt may take where no DestinationRule or Cluster says otherwise
 /// (Istio's `MeshConfig.connectTimeout`).
 pub const DEFAULT_CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// What DNS names resolve to at present: IPv4 and IPv6.
+pub type Resolutions = BTreeMap<String, Vec<IpAddr>>;
 
 /// How an endpoint is chosen for a new connection.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
@@ -173,6 +178,21 @@ pub enum DnsFamily {
     All,
 }
 
+impl DnsFamily {
+    /// Those of a name's addresses that are used.
+    fn choose(self, addresses: &[IpAddr]) -> impl Iterator<Item = IpAddr> {
+        let has = |v4| addresses.iter().any(|address| address.is_ipv4() == v4);
+        let (v4, v6) = match self {
+            Self::Auto => (!has(false), true),
+            Self::V4Only => (true, false),
+            Self::V6Only => (false, true),
+            Self::V4Preferred => (true, !has(true)),
+            Self::All => (true, true),
+        };
+        addresses.iter().copied().filter(move |address| if address.is_ipv4() { v4 } else { v6 })
+    }
+}
+
 /// When an endpoint that fails is left out for a time.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct OutlierDetection {
@@ -310,6 +330,12 @@ impl Skipped {
 }
 
 impl Cluster {
+    /// The addresses that a DNS name of an endpoint stands for in this cluster.
+    pub fn resolve(&self, host: &str, resolved: &Resolutions) -> impl Iterator<Item = IpAddr> {
+        let family = self.dns.as_ref().map_or(DnsFamily::All, |dns| dns.family);
+        family.choose(resolved.get(host).map_or(&[], Vec::as_slice))
+    }
+
     /// A cluster of this name with every default and these endpoints in one unnamed locality.
     pub fn new(name: impl Into<String>, endpoints: Vec<Endpoint>) -> Self {
         Self {
@@ -338,5 +364,33 @@ impl Cluster {
     /// Every endpoint, whatever its locality.
     pub fn endpoints(&self) -> impl Iterator<Item = &Endpoint> {
         self.localities.iter().flat_map(|locality| &locality.endpoints)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_stands_for_its_addresses_of_the_wanted_family() {
+        let (v4, v6): (IpAddr, IpAddr) = ([10, 0, 0, 1].into(), [1; 16].into());
+        let resolved = Resolutions::from([
+            ("both".into(), vec![v4, v6]),
+            ("old".into(), vec![v4]),
+            ("new".into(), vec![v6]),
+        ]);
+        for (family, wanted) in [
+            (DnsFamily::Auto, [vec![v6], vec![v4], vec![v6]]),
+            (DnsFamily::V4Only, [vec![v4], vec![v4], vec![]]),
+            (DnsFamily::V6Only, [vec![v6], vec![], vec![v6]]),
+            (DnsFamily::V4Preferred, [vec![v4], vec![v4], vec![v6]]),
+            (DnsFamily::All, [vec![v4, v6], vec![v4], vec![v6]]),
+        ] {
+            let mut cluster = Cluster::new("c", Vec::new());
+            cluster.dns = Some(Dns { logical: false, refresh: Duration::ZERO, respect_ttl: false, family });
+            let stands_for = |host| cluster.resolve(host, &resolved).collect::<Vec<_>>();
+            assert_eq!(["both", "old", "new"].map(stands_for), wanted, "{family:?}");
+            assert!(stands_for("unknown").is_empty());
+        }
     }
 }

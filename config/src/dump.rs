@@ -3,6 +3,7 @@
 //!
 //! It is written piece by piece: a mesh of a hundred thousand endpoints must not stand in memory once more as text.
 
+mod element;
 mod made;
 mod query;
 
@@ -13,10 +14,11 @@ use serde::ser::{Error as _, SerializeMap, SerializeSeq};
 use serde::{Serialize, Serializer};
 use serde_json::{Value, json};
 
-use crate::cluster::Cluster;
+use crate::cluster::{Cluster, Resolutions};
 use crate::rejection::Rejection;
 use crate::snapshot::Snapshot;
-use crate::xds::{CLUSTER, ENDPOINTS, Json, LISTENER, Saved};
+use crate::xds::{CLUSTER, ENDPOINTS, Json, LISTENER, Refused, Saved, carried};
+use element::{Element, Failure, Resource};
 use query::Keep;
 
 pub use query::{Error, Query};
@@ -30,6 +32,8 @@ pub struct Dump<'a> {
     pub version: u64,
     /// What is served.
     pub snapshot: &'a Snapshot,
+    /// What the DNS names of endpoints resolve to.
+    pub resolved: &'a Resolutions,
     /// What it was made from, where that was xDS.
     pub accepted: Option<Accepted<'a>>,
     /// When the table was made, or the types were last updated, as RFC 3339.
@@ -43,6 +47,17 @@ pub struct Accepted<'a> {
     pub types: &'a [Saved],
     /// Names of clusters that wait for their endpoints.
     pub warming: BTreeSet<String>,
+    /// What was refused, for as long as it is the newest version.
+    pub failed: Vec<Failed<'a>>,
+}
+
+/// A refused resource.
+#[derive(Debug)]
+pub struct Failed<'a> {
+    /// The resource.
+    pub refused: &'a Refused,
+    /// When it came, as RFC 3339.
+    pub at: String,
 }
 
 /// When each type was last updated, by type URL, as RFC 3339.
@@ -111,7 +126,7 @@ impl Dump<'_> {
     ) -> Result<(), E> {
         let errors = self.errors(list);
         let updated = self.updated.get(list.type_url).map(String::as_str);
-        let element = |name: &str, version: &'_ str, resource| Element {
+        let element = |name: &str, version: &str, resource| Element {
             list,
             typed: false,
             name: name.to_owned(),
@@ -140,9 +155,30 @@ impl Dump<'_> {
                 }
             }
         }
+        if list.type_url == ENDPOINTS {
+            self.carried(accepted, |name, version, bytes| {
+                each(name, element(name, version, Some(Resource::Carried(bytes))))
+            })?;
+        }
         // Envoy lists a listener that was refused and has no older version; of clusters it says nothing then.
         for name in unheld.into_iter().filter(|_| list.type_url == LISTENER) {
             each(name, element(name, "", None))?;
+        }
+        Ok(())
+    }
+
+    /// Calls with each assignment that stands in its cluster: name and version of that, and the assignment.
+    fn carried<E>(
+        &self,
+        accepted: &Accepted<'_>,
+        mut each: impl FnMut(&str, &str, Vec<u8>) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let clusters = accepted.types.iter().filter(|saved| saved.type_url == CLUSTER);
+        for held in clusters.flat_map(|saved| &saved.resources) {
+            let Some(cluster) = self.snapshot.clusters.get(&held.name) else { continue };
+            if let Some(bytes) = carried::assignment(&held.body, cluster, self.resolved) {
+                each(&held.name, &held.version, bytes)?;
+            }
         }
         Ok(())
     }
@@ -164,22 +200,32 @@ impl Dump<'_> {
             CLUSTER => {
                 self.snapshot.clusters.iter().try_for_each(|(name, one)| each(name, made::cluster(one)))
             }
-            _ => self.snapshot.clusters.iter().try_for_each(|(name, one)| each(name, made::assignment(one))),
+            _ => {
+                let made = |one| made::assignment(one, self.resolved);
+                self.snapshot.clusters.iter().try_for_each(|(name, one)| each(name, made(one)))
+            }
         }
     }
 
     /// What is wrong with the newest version of resources of this type.
-    fn errors(&self, list: List) -> BTreeMap<&str, String> {
+    fn errors(&self, list: List) -> BTreeMap<&str, Failure<'_>> {
+        let Some(accepted) = &self.accepted else { return BTreeMap::new() };
         let kind = list.type_url.rsplit('.').next().unwrap_or_default();
-        let mut errors: BTreeMap<&str, String> = BTreeMap::new();
-        let of_kind =
-            |rejection: &&Rejection| rejection.place.resource.kind == kind && self.accepted.is_some();
+        let failed = accepted.failed.iter().filter(|failed| failed.refused.type_url == list.type_url);
+        let failed: BTreeMap<&str, &Failed<'_>> =
+            failed.map(|failed| (failed.refused.name.as_str(), failed)).collect();
+        let updated = self.updated.get(list.type_url).map(String::as_str);
+        let mut errors: BTreeMap<&str, Failure<'_>> = BTreeMap::new();
+        let of_kind = |rejection: &&Rejection| rejection.place.resource.kind == kind;
         for rejection in self.snapshot.rejections.iter().filter(of_kind) {
-            let text = errors.entry(&rejection.place.resource.name).or_default();
-            if !text.is_empty() {
-                text.push_str("; ");
+            let name = rejection.place.resource.name.as_str();
+            let failed = failed.get(name).copied();
+            let new = || Failure { details: String::new(), failed, updated };
+            let Failure { details, .. } = errors.entry(name).or_insert_with(new);
+            if !details.is_empty() {
+                details.push_str("; ");
             }
-            text.push_str(&rejection.to_string());
+            details.push_str(&rejection.to_string());
         }
         errors
     }
@@ -192,82 +238,6 @@ impl Dump<'_> {
             }
             None => self.version.to_string(),
         }
-    }
-}
-
-/// An element of a list.
-struct Element<'a> {
-    list: List,
-    /// It stands in a list of `Any`s.
-    typed: bool,
-    name: String,
-    version: String,
-    /// None of a resource that was refused and of which there is no older version.
-    resource: Option<Resource<'a>>,
-    error: Option<String>,
-    updated: Option<String>,
-}
-
-enum Resource<'a> {
-    Accepted(Json<'a>),
-    Made(Value),
-}
-
-impl Serialize for Resource<'_> {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        match self {
-            Self::Accepted(json) => json.serialize(serializer),
-            Self::Made(value) => value.serialize(serializer),
-        }
-    }
-}
-
-impl Element<'_> {
-    /// The fields that say which version of the resource this is, and the resource.
-    fn state<M: SerializeMap>(&self, map: &mut M) -> Result<(), M::Error> {
-        let Some(resource) = &self.resource else { return Ok(()) };
-        map.serialize_entry("version_info", &self.version)?;
-        map.serialize_entry(self.list.field, resource)?;
-        if let Some(updated) = &self.updated {
-            map.serialize_entry("last_updated", updated)?;
-        }
-        Ok(())
-    }
-}
-
-impl Serialize for Element<'_> {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let mut map = serializer.serialize_map(None)?;
-        if self.typed {
-            map.serialize_entry("@type", &admin(self.list.element))?;
-        }
-        if self.list.type_url == LISTENER {
-            map.serialize_entry("name", &self.name)?;
-            if self.resource.is_some() {
-                map.serialize_entry("active_state", &State(self))?;
-            }
-        } else {
-            self.state(&mut map)?;
-        }
-        if let Some(details) = &self.error {
-            let mut state = json!({ "details": details });
-            if let Some(updated) = &self.updated {
-                state["last_update_attempt"] = json!(updated);
-            }
-            map.serialize_entry("error_state", &state)?;
-        }
-        map.end()
-    }
-}
-
-/// A listener's element has its versions one level further down.
-struct State<'a>(&'a Element<'a>);
-
-impl Serialize for State<'_> {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let mut map = serializer.serialize_map(None)?;
-        self.0.state(&mut map)?;
-        map.end()
     }
 }
 

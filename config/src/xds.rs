@@ -12,6 +12,7 @@
 
 mod apply;
 mod assembly;
+pub(crate) mod carried;
 mod changes;
 mod deadlines;
 pub mod decode;
@@ -22,6 +23,7 @@ pub mod journal;
 mod json;
 mod message;
 mod options;
+mod refused;
 mod resources;
 mod saved;
 mod sotw;
@@ -49,6 +51,7 @@ pub use guard::Alarm;
 pub use json::Json;
 pub use message::{Request, Response};
 pub use options::{ExtraType, Guard, GuardAction, Node, Options, Variant};
+pub use refused::{MAX_KEPT, Refused};
 pub use saved::{Saved, SavedResource};
 
 /// A point on the caller's clock: the time since a fixed moment of the caller's choice. It must not go backwards.
@@ -324,6 +327,13 @@ impl Client {
     /// The last pushes, oldest first.
     pub fn journal(&self) -> impl DoubleEndedIterator<Item = &Push> {
         self.journal.iter()
+    }
+
+    /// Notes in the journal how long the last push took, by the caller's clock.
+    pub fn took(&mut self, took: Duration) {
+        if let Some(push) = self.journal.last_mut() {
+            push.took = Some(took);
+        }
     }
 
     /// Where each type stands.

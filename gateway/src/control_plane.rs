@@ -7,7 +7,7 @@
 use std::time::Duration;
 
 use eastgate_config::xds::journal::Push;
-use eastgate_config::xds::{Saved, TypeStatus};
+use eastgate_config::xds::{Refused, Saved, TypeStatus};
 use serde::Serialize;
 use tokio::sync::{mpsc, oneshot};
 
@@ -18,7 +18,7 @@ const QUEUE: usize = 16;
 #[derive(Debug)]
 pub(crate) enum Command {
     View(oneshot::Sender<View>),
-    Accepted(oneshot::Sender<Vec<Saved>>),
+    Holdings(oneshot::Sender<Holdings>),
     Release(oneshot::Sender<bool>),
 }
 
@@ -44,9 +44,9 @@ impl Handle {
         self.ask(Command::View).await
     }
 
-    /// All accepted resources, as they came.
-    pub async fn accepted(&self) -> Option<Vec<Saved>> {
-        self.ask(Command::Accepted).await
+    /// All resources, as they came.
+    pub async fn holdings(&self) -> Option<Holdings> {
+        self.ask(Command::Holdings).await
     }
 
     /// Lets go of what the guard keeps back; says whether there was anything.
@@ -59,6 +59,15 @@ impl Handle {
         self.commands.send(command(sender)).await.ok()?;
         answer.await.ok()
     }
+}
+
+/// All resources, as they came.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Holdings {
+    /// By type.
+    pub accepted: Vec<Saved>,
+    /// Those whose newest version is refused.
+    pub refused: Vec<Refused>,
 }
 
 /// Where the conversation stands.

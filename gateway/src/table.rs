@@ -27,6 +27,8 @@ pub struct Table {
     pub version: u64,
     /// What it was compiled from.
     pub snapshot: Arc<Snapshot>,
+    /// What the DNS names of its endpoints stood for then.
+    pub resolved: Resolutions,
     listeners: HashMap<String, Arc<Listener>>,
     clusters: HashMap<String, Arc<Cluster>>,
 }
@@ -117,6 +119,7 @@ impl Table {
             version: old.version + 1,
             listeners: listeners.collect(),
             clusters: clusters.collect(),
+            resolved: resolved.clone(),
             snapshot,
         }
     }

@@ -65,6 +65,32 @@ async fn the_dump_has_the_accepted_resources_in_envoys_sections() {
 }
 
 #[tokio::test]
+async fn the_dump_has_resolved_endpoints_and_what_was_refused() {
+    let (plane, gateway) = fed().await;
+    plane.change(|world| {
+        let clusters = &mut world.resources.clusters;
+        clusters.insert("by-dns".into(), resources::dns_cluster("by-dns", "localhost", 15443));
+        clusters.insert(NAME.into(), resources::refused_cluster(NAME));
+    });
+    gateway.until("/clusters", |text| text.contains("by-dns::127.0.0.1:15443::")).await;
+    let dump = json(&gateway, "/config_dump?include_eds=true").await;
+    let endpoints = dump["configs"][3]["dynamic_endpoint_configs"].as_array().unwrap();
+    let by_dns = endpoints.iter().find(|one| one["endpoint_config"]["cluster_name"] == "by-dns").unwrap();
+    let listed = by_dns["endpoint_config"]["endpoints"][0]["lb_endpoints"].as_array().unwrap();
+    let socket = serde_json::json!({ "address": "127.0.0.1", "port_value": 15443 });
+    assert!(listed.len() == 1 && listed[0]["endpoint"]["address"]["socket_address"] == socket, "{by_dns}");
+    let clusters = dump["configs"][1]["dynamic_active_clusters"].as_array().unwrap();
+    let kept = clusters.iter().find(|one| one["cluster"]["name"] == NAME).unwrap();
+    let error = &kept["error_state"];
+    assert_eq!(
+        (&kept["cluster"]["type"], &error["failed_configuration"]["type"]),
+        (&"EDS".into(), &"ORIGINAL_DST".into())
+    );
+    assert!(error["last_update_attempt"].as_str().unwrap().ends_with('Z'));
+    assert!(error["details"].as_str().unwrap().contains("ORIGINAL_DST"), "{error}");
+}
+
+#[tokio::test]
 async fn the_command_shows_status_log_and_what_changed() {
     let (plane, gateway) = fed().await;
     let before = json(&gateway, "/xds/log?format=json").await["journal"].as_array().unwrap().len();
@@ -78,6 +104,12 @@ async fn the_command_shows_status_log_and_what_changed() {
     let log = said(&gateway, &["log"]).await;
     assert!(log.starts_with("PUSH") && log.lines().count() > before + 1, "{log}");
     let last = json(&gateway, "/xds/log?format=json").await["journal"].as_array().unwrap().len();
+    for push in json(&gateway, "/xds/log?format=json").await["journal"].as_array().unwrap() {
+        assert!(push["took_seconds"].as_f64().unwrap() > 0.0, "{push}");
+    }
+    for text in [log, said(&gateway, &["status"]).await] {
+        assert!(text.contains("TOOK") && text.contains(" ms "), "{text}");
+    }
     let diff = said(&gateway, &["diff", &format!("#{before}"), &format!("#{last}")]).await;
     assert!(diff.contains(&format!("  ~ {NAME}")), "{diff}");
     assert!(said(&gateway, &["release"]).await.contains("keeps nothing back"));

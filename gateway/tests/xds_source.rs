@@ -237,7 +237,7 @@ async fn what_the_guard_keeps_is_let_go_when_told() {
     assert_eq!(handle.release().await, Some(true));
     gateway.metric_until("xds_keeping_back", |value| value == 0.0).await;
     assert_eq!(handle.release().await, Some(false));
-    assert!(handle.accepted().await.unwrap().iter().any(|saved| !saved.resources.is_empty()));
+    assert!(handle.holdings().await.unwrap().accepted.iter().any(|saved| !saved.resources.is_empty()));
 }
 
 #[tokio::test]

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::cluster::{Cluster, Policy};
+use crate::cluster::{Cluster, Policy, Resolutions};
 use crate::endpoint::{Address, Endpoint, Health};
 use crate::listener::{FilterChain, Listener, Transport};
 use crate::locality::Locality;
@@ -119,11 +119,12 @@ pub(super) fn cluster(cluster: &Cluster) -> Value {
     value
 }
 
-pub(super) fn assignment(cluster: &Cluster) -> Value {
+pub(super) fn assignment(cluster: &Cluster, resolved: &Resolutions) -> Value {
     let localities = cluster.localities.iter().map(|group| {
+        let endpoints = group.endpoints.iter().flat_map(|one| endpoints(one, cluster, resolved));
         let mut value = json!({
             "locality": locality(&group.locality),
-            "lb_endpoints": group.endpoints.iter().map(endpoint).collect::<Vec<_>>(),
+            "lb_endpoints": endpoints.collect::<Vec<_>>(),
         });
         if group.priority > 0 {
             value["priority"] = json!(group.priority);
@@ -140,11 +141,17 @@ pub(super) fn assignment(cluster: &Cluster) -> Value {
     })
 }
 
-fn endpoint(endpoint: &Endpoint) -> Value {
-    let address = match &endpoint.address {
-        Address::Socket(address) => socket(*address),
-        Address::Dns { host, port } => json!({ "socket_address": { "address": host, "port_value": port } }),
-    };
+/// One for each address that the endpoint's name stands for.
+fn endpoints(one: &Endpoint, cluster: &Cluster, resolved: &Resolutions) -> Vec<Value> {
+    match &one.address {
+        Address::Socket(address) => vec![endpoint(one, *address, "")],
+        Address::Dns { host, port } => {
+            cluster.resolve(host, resolved).map(|ip| endpoint(one, (ip, *port).into(), host)).collect()
+        }
+    }
+}
+
+fn endpoint(endpoint: &Endpoint, address: SocketAddr, host: &str) -> Value {
     let health = match endpoint.health {
         Health::Healthy => "HEALTHY",
         Health::Degraded => "DEGRADED",
@@ -152,10 +159,13 @@ fn endpoint(endpoint: &Endpoint) -> Value {
         Health::Unhealthy => "UNHEALTHY",
     };
     let mut value = json!({
-        "endpoint": { "address": address },
+        "endpoint": { "address": socket(address) },
         "health_status": health,
         "load_balancing_weight": endpoint.weight,
     });
+    if !host.is_empty() {
+        value["endpoint"]["hostname"] = json!(host);
+    }
     if !endpoint.workload.is_empty() {
         value["metadata"] = json!({ "filter_metadata": { "istio": { "workload": endpoint.workload } } });
     }

@@ -43,7 +43,7 @@ impl Client {
             store,
         };
         let mut intake = context.take(update);
-        push.rejections = intake.rejections.values().flatten().cloned().collect();
+        push.rejections = intake.refusals.values().flat_map(|refusal| &refusal.rejections).cloned().collect();
         push.unchanged = intake.unchanged.len();
         push.heartbeats = intake.heartbeats.len();
         push.ignored = intake.ignored;
@@ -52,7 +52,7 @@ impl Client {
         if !push.rejections.is_empty() {
             topic.last_rejection = Some(now);
         }
-        topic.findings.note(&mut intake, complete && topic.subscription.is_wildcard(), &gone);
+        topic.findings.note(&mut intake, complete && topic.subscription.is_wildcard(), &gone, now);
         self.renew(kind, &intake, now);
         match kind {
             Kind::Cluster => self.apply_clusters(intake, now, push),

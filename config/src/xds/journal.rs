@@ -1,8 +1,9 @@
 //! The last pushes, for people: what each changed, what of it was refused, and when.
 
 use std::collections::VecDeque;
+use std::time::Duration;
 
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 
 use super::{Alarm, Moment};
 use crate::rejection::Rejection;
@@ -45,6 +46,9 @@ pub struct Push {
     pub number: u64,
     /// When it came, on the caller's clock.
     pub at: Moment,
+    /// How long it took to decode and apply, where the caller has said so.
+    #[serde(rename = "took_seconds", serialize_with = "seconds")]
+    pub took: Option<Duration>,
     /// What it was about.
     pub type_url: String,
     /// Its `version_info` or `system_version_info`.
@@ -71,6 +75,10 @@ pub struct Push {
     pub alarms: Vec<Alarm>,
 }
 
+fn seconds<S: Serializer>(took: &Option<Duration>, serializer: S) -> Result<S::Ok, S::Error> {
+    took.map(|took| took.as_secs_f64()).serialize(serializer)
+}
+
 /// The last [`CAPACITY`] pushes, oldest first.
 #[derive(Debug, Default)]
 pub(super) struct Journal {
@@ -88,6 +96,10 @@ impl Journal {
             self.pushes.pop_front();
         }
         self.pushes.push_back(push);
+    }
+
+    pub(super) fn last_mut(&mut self) -> Option<&mut Push> {
+        self.pushes.back_mut()
     }
 
     pub(super) fn iter(&self) -> impl DoubleEndedIterator<Item = &Push> {

@@ -7,6 +7,7 @@ use std::time::Duration;
 use super::Kind;
 use super::decode::{self, ClusterConfig, Decoded, Problem};
 use super::message::{Incoming, Update};
+use super::refused::Refusal;
 use crate::listener::Listener;
 use crate::rejection::{Notice, Place, Rejection, ResourceName};
 
@@ -40,7 +41,7 @@ pub(super) struct Intake {
     /// Names whose body is, byte for byte, what we hold already.
     pub(super) unchanged: Vec<(String, String, Option<Duration>)>,
     pub(super) removed: Vec<String>,
-    pub(super) rejections: BTreeMap<String, Vec<Rejection>>,
+    pub(super) refusals: BTreeMap<String, Refusal>,
     pub(super) notices: BTreeMap<String, Vec<Notice>>,
     pub(super) ignored: usize,
 }
@@ -93,7 +94,7 @@ impl Context<'_> {
         let mut nameless = false;
         let only_heartbeats = !named.is_empty() && named.iter().all(|(_, incoming)| incoming.body.is_none());
         let mut present: BTreeSet<String> = BTreeSet::new();
-        for (name, incoming) in named {
+        for (name, mut incoming) in named {
             nameless |= name.is_empty() && !matches!(self.kind, Kind::Extra(_));
             if !(self.wants)(&name) && !name.is_empty() {
                 intake.ignored += 1;
@@ -104,11 +105,16 @@ impl Context<'_> {
                 let problems = if twice {
                     vec![Problem::whole("the response has this name more than once")]
                 } else {
-                    self.sort(&name, incoming, &mut intake)
+                    self.sort(&name, &mut incoming, &mut intake)
                 };
-                for problem in problems {
-                    let rejection = self.rejection(&name, problem);
-                    intake.rejections.entry(name.clone()).or_default().push(rejection);
+                if !problems.is_empty() {
+                    let rejections = problems.into_iter().map(|problem| self.rejection(&name, problem));
+                    let mut refusal = Refusal::new(rejections.collect(), incoming.version, incoming.body);
+                    // Several resources without a name are one to whoever looks.
+                    if let Some(other) = intake.refusals.remove(&name) {
+                        refusal.rejections.splice(..0, other.rejections);
+                    }
+                    intake.refusals.insert(name.clone(), refusal);
                 }
             }
             present.insert(name);
@@ -131,12 +137,12 @@ impl Context<'_> {
     }
 
     /// Puts one resource where it belongs, or says what is wrong with it.
-    fn sort(&self, name: &str, incoming: Incoming, intake: &mut Intake) -> Vec<Problem> {
+    fn sort(&self, name: &str, incoming: &mut Incoming, intake: &mut Intake) -> Vec<Problem> {
         let held = self.store.get(name);
-        if let Some(damage) = incoming.damage {
+        if let Some(damage) = &incoming.damage {
             return vec![Problem::whole(format!("its envelope is damaged: {damage}"))];
         }
-        let Some(body) = incoming.body else {
+        let Some(body) = &mut incoming.body else {
             // https://www.envoyproxy.io/docs/envoy/latest/api-docs/xds_protocol#ttl: a heartbeat has no body and
             // the version that we have.
             return match held {
@@ -154,7 +160,7 @@ impl Context<'_> {
             ))];
         }
         if held.is_some_and(|held| !held.partial && *held.body == *body.value) {
-            intake.unchanged.push((name.into(), incoming.version, incoming.ttl));
+            intake.unchanged.push((name.into(), incoming.version.clone(), incoming.ttl));
             return Vec::new();
         }
         let previous = held.map(|held| &held.kept);
@@ -167,9 +173,13 @@ impl Context<'_> {
                 intake.notices.insert(name.into(), notices.collect());
                 intake.accepted.push(Accepted {
                     name: name.into(),
-                    version: incoming.version,
+                    version: incoming.version.clone(),
                     ttl: incoming.ttl,
-                    body: body.value.into(),
+                    // Of what is refused in part the message is wanted a second time.
+                    body: match findings.partial.is_empty() {
+                        true => std::mem::take(&mut body.value).into(),
+                        false => body.value.as_slice().into(),
+                    },
                     decoded,
                 });
                 findings.partial

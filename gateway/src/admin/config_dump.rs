@@ -11,14 +11,14 @@ use axum::body::{Body, Bytes};
 use axum::extract::{Query, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use eastgate_config::dump::{self, Accepted, Dump, Updated};
-use eastgate_config::xds::{Node, Saved};
+use eastgate_config::dump::{self, Accepted, Dump, Failed, Updated};
+use eastgate_config::xds::{Node, Refused};
 use hyper::body::Frame;
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
 
 use super::{Sight, xds};
-use crate::control_plane::View;
+use crate::control_plane::{Holdings, View};
 use crate::table::Table;
 
 /// What goes to the client at once, in bytes ...
@@ -36,7 +36,7 @@ pub(super) async fn all(
         Err(error) => return (StatusCode::BAD_REQUEST, format!("{error}\n")).into_response(),
     };
     let told = match &sight.xds {
-        Some(handle) => handle.accepted().await.zip(handle.view().await),
+        Some(handle) => handle.holdings().await.zip(handle.view().await),
         None => None,
     };
     let (table, node) = (sight.table.load_full(), node(&sight.node));
@@ -55,18 +55,22 @@ fn write(
     query: &dump::Query,
     table: &Arc<Table>,
     node: Value,
-    told: Option<(Vec<Saved>, View)>,
+    told: Option<(Holdings, View)>,
     out: impl Write,
 ) -> io::Result<()> {
     let mut updated: Updated = BTreeMap::new();
-    let accepted = told.as_ref().map(|(types, view)| {
+    let accepted = told.as_ref().map(|(Holdings { accepted, refused }, view)| {
         let time = |status: &eastgate_config::xds::TypeStatus| {
             Some((status.type_url.clone(), xds::time(view.began + status.last_update?)))
         };
         updated.extend(view.types.iter().filter_map(time));
-        Accepted { types, warming: view.warming.iter().cloned().collect() }
+        let warming = view.warming.iter().cloned().collect();
+        let at = |refused: &Refused| xds::time(view.began + refused.at);
+        let failed = refused.iter().map(|refused| Failed { at: at(refused), refused }).collect();
+        Accepted { types: accepted, warming, failed }
     });
-    let dump = Dump { node, version: table.version, snapshot: &table.snapshot, accepted, updated };
+    let Table { version, snapshot, resolved, .. } = &**table;
+    let dump = Dump { node, version: *version, snapshot, resolved, accepted, updated };
     dump.write(query, out)
 }
 

@@ -1,19 +1,17 @@
 //! A cluster in its compiled form: resolved endpoints, ready to be picked from.
 
-use std::collections::{BTreeMap, HashMap};
-use std::net::{IpAddr, SocketAddr};
+use std::collections::HashMap;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 
 use eastgate_config::cluster as config;
+pub use eastgate_config::cluster::Resolutions;
 use eastgate_config::endpoint::Address;
 use eastgate_config::locality::Locality;
 
 use super::balance::Balancer;
 use super::endpoint::Endpoint;
-
-/// What DNS names resolve to at present.
-pub type Resolutions = BTreeMap<String, Vec<IpAddr>>;
 
 /// A cluster that the data path connects through.
 #[derive(Debug)]
@@ -148,7 +146,7 @@ fn places<'a>(config: &'a config::Cluster, resolved: &Resolutions) -> Vec<Place<
             match &endpoint.address {
                 Address::Socket(address) => add(*address),
                 Address::Dns { host, port } => {
-                    resolved.get(host).into_iter().flatten().for_each(|ip| add((*ip, *port).into()));
+                    config.resolve(host, resolved).for_each(|ip| add((ip, *port).into()));
                 }
             }
         }

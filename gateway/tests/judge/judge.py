@@ -105,7 +105,7 @@ def endpoints_of(assignment):
         locality = "/".join(group.get("locality", {}).get(key, "") for key in ("region", "zone", "sub_zone"))
         for one in group.get("lb_endpoints", []):
             found[address(one)] = {
-                "locality": locality, "priority": group.get("priority", 0), "locality_weight": group.get("load_balancing_weight"),
+                "locality": locality, "priority": group.get("priority", 0), "locality_weight": group.get("load_balancing_weight") or None,
                 "weight": one.get("load_balancing_weight", 1),
                 "health": {"UNKNOWN": "HEALTHY"}.get(one.get("health_status", "HEALTHY"), one.get("health_status", "HEALTHY")),
                 "more_addresses": sorted(address({"endpoint": more}) for more in one.get("endpoint", {}).get("additional_addresses", []))}

@@ -25,6 +25,7 @@ use eastgate_proto::envoy::config::listener::v3 as listener;
 use eastgate_proto::envoy::extensions::filters::network::tcp_proxy::v3::{TcpProxy, tcp_proxy};
 use eastgate_proto::google::protobuf as pb;
 use eastgate_proto::istio::{IstioCertificateRequest, IstioCertificateResponse};
+use serde_json::{Value, json};
 use tonic::codegen::http;
 use tonic::{Request, Response, Status};
 
@@ -88,6 +89,29 @@ fn socket(address: SocketAddr) -> Option<core::Address> {
 
 pub fn eds_cluster(name: &str) -> pb::Any {
     padded_cluster(name, 0)
+}
+
+/// A cluster whose one endpoint is a DNS name, of which IPv4 addresses count.
+pub fn dns_cluster(name: &str, host: &str, port: u16) -> pb::Any {
+    cluster_from(&json!({
+        "name": name,
+        "type": "STRICT_DNS",
+        "dns_lookup_family": "V4_ONLY",
+        "load_assignment": { "cluster_name": name, "endpoints": [{ "lb_endpoints": [{ "endpoint": {
+            "address": { "socket_address": { "address": host, "port_value": port } },
+        } }] }] },
+    }))
+}
+
+/// A cluster that is refused.
+pub fn refused_cluster(name: &str) -> pb::Any {
+    cluster_from(&json!({ "name": name, "type": "ORIGINAL_DST" }))
+}
+
+fn cluster_from(message: &Value) -> pb::Any {
+    let text = message.to_string();
+    let value = eastgate_proto::json::read("envoy.config.cluster.v3.Cluster", &text).unwrap();
+    pb::Any { type_url: CLUSTER.into(), value }
 }
 
 /// A cluster that takes so many bytes more on the wire.

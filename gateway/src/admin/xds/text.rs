@@ -44,7 +44,7 @@ pub(super) fn status(view: &View) -> String {
         line("guard", "keeps changes back; `eastgate xds release` lets them go");
     }
     let mut rows =
-        vec![row(["TYPE", "VERSION", "NONCE", "RESOURCES", "REFUSED", "UPDATED", "LAST REJECTION"])];
+        vec![row(["TYPE", "VERSION", "NONCE", "RESOURCES", "REFUSED", "UPDATED", "TOOK", "LAST REJECTION"])];
     for status in &view.types {
         rows.push(vec![
             kind(&status.type_url).into(),
@@ -53,6 +53,7 @@ pub(super) fn status(view: &View) -> String {
             status.resources.to_string(),
             status.rejected.to_string(),
             status.last_update.map_or("never".into(), ago),
+            last_push(view, &status.type_url).map(took).unwrap_or_default(),
             status.last_rejection.map_or("never".into(), ago),
         ]);
     }
@@ -75,13 +76,16 @@ pub(super) fn status(view: &View) -> String {
 }
 
 pub(super) fn log(view: &View) -> String {
-    let heads =
-        ["PUSH", "TIME", "TYPE", "VERSION", "ADDED", "CHANGED", "REMOVED", "SAME", "IGNORED", "REFUSED", ""];
+    let heads = [
+        "PUSH", "TIME", "TOOK", "TYPE", "VERSION", "ADDED", "CHANGED", "REMOVED", "SAME", "IGNORED",
+        "REFUSED", "",
+    ];
     let mut rows = vec![row(heads)];
     for push in &view.journal {
         rows.push(vec![
             push.number.to_string(),
             time(view.began + push.at),
+            took(push),
             kind(&push.type_url).into(),
             push.version.clone(),
             push.added.count.to_string(),
@@ -94,6 +98,15 @@ pub(super) fn log(view: &View) -> String {
         ]);
     }
     table(&rows)
+}
+
+fn last_push<'a>(view: &'a View, type_url: &str) -> Option<&'a Push> {
+    view.journal.iter().rev().find(|push| push.type_url == type_url)
+}
+
+/// How long a push took, to the microsecond: most take less than a millisecond.
+fn took(push: &Push) -> String {
+    push.took.map(|took| format!("{:.3} ms", took.as_secs_f64() * 1000.0)).unwrap_or_default()
 }
 
 fn remarks(push: &Push) -> String {

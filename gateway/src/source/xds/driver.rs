@@ -16,7 +16,7 @@ use super::saver::Saver;
 use super::state::State;
 use super::stream::{End, Event};
 use super::transport::with_causes;
-use crate::control_plane::{Command, Link, View};
+use crate::control_plane::{Command, Holdings, Link, View};
 use crate::metrics::{self, timestamp};
 use crate::readiness::{Readiness, Remark, Wait};
 
@@ -201,7 +201,9 @@ impl Driver {
         self.metrics.last_response.set(i64::try_from(at.as_secs()).unwrap_or(i64::MAX));
         let began = Instant::now();
         self.client.receive(response, self.now());
-        self.metrics.apply_seconds.observe(began.elapsed().as_secs_f64());
+        let took = began.elapsed();
+        self.client.took(took);
+        self.metrics.apply_seconds.observe(took.as_secs_f64());
         let Some(push) = self.client.journal().next_back() else { return };
         let label = label(&push.type_url);
         self.metrics.pushes.with_label_values(&[label]).inc();
@@ -255,7 +257,10 @@ impl Driver {
         // Whoever asked may have gone.
         match command {
             Command::View(answer) => _ = answer.send(self.view()),
-            Command::Accepted(answer) => _ = answer.send(self.client.saved()),
+            Command::Holdings(answer) => {
+                let accepted = self.client.saved();
+                _ = answer.send(Holdings { accepted, refused: self.client.refused() });
+            }
             Command::Release(answer) => {
                 let kept = self.client.is_keeping_back();
                 if kept {
