@@ -22,6 +22,7 @@ pub mod journal;
 mod json;
 mod message;
 mod options;
+mod pace;
 mod resources;
 mod saved;
 mod sotw;
@@ -41,6 +42,7 @@ use findings::Findings;
 use guard::KeptBack;
 use journal::{Journal, Push};
 use message::Update;
+use pace::Content;
 use resources::Store;
 use subscription::Subscription;
 
@@ -236,10 +238,13 @@ impl Client {
             self.journal.record(push);
             return;
         };
-        let (version, nonce) = (update.version.clone(), update.nonce.clone());
+        let (version, nonce, content) = (update.version.clone(), update.nonce.clone(), Content::of(&update));
         let error = self.apply(kind, update, now, &mut push);
-        if let Some(topic) = self.topics.get_mut(kind.index()) {
-            topic.subscription.received(&version, &nonce, error);
+        let topic = self.topics.get_mut(kind.index());
+        if let Some(pause) =
+            topic.and_then(|topic| topic.subscription.received(&version, &nonce, content, error))
+        {
+            self.deadlines.set(Timer::Answer(kind), now.saturating_add(pause));
         }
         self.journal.record(push);
     }
