@@ -310,9 +310,13 @@ impl Client {
         &self.assembly.snapshot
     }
 
-    /// Clusters, listeners and every extra type have been heard of, and no cluster waits for its first endpoints.
+    /// Clusters, listeners and every extra type have been heard of, and no cluster waits for its endpoints. Endpoints
+    /// themselves need not have been: those that were restored count, because in delta a control plane that is told
+    /// their versions does not send them again, and the clusters without any have waited long enough.
     pub fn is_settled(&self) -> bool {
-        let unheard = |topic: &Topic| topic.subscription.may_open() && topic.last_update.is_none();
+        let unheard = |topic: &Topic| {
+            topic.kind != Kind::Endpoints && topic.subscription.may_open() && topic.last_update.is_none()
+        };
         !self.topics.iter().any(unheard) && self.warming().next().is_none()
     }
 
