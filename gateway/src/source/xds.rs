@@ -79,7 +79,7 @@ pub async fn run(settings: Arc<Settings>, identity: Identity, ends: Ends) {
         tokio::select! {
             () = snapshots.closed() => return,
             Some(event) = events.recv() => driver.event(event),
-            Some(command) = commands.recv() => driver.command(command),
+            Some(command) = commands.recv() => driver.command(command).await,
             () = at(deadline) => driver.due(),
             () = room(full) => {}
             () = written(&mut driver) => {}

@@ -235,7 +235,7 @@ impl Driver {
         }
     }
 
-    pub(super) fn command(&mut self, command: Command) {
+    pub(super) async fn command(&mut self, command: Command) {
         // Whoever asked may have gone.
         match command {
             Command::View(answer) => _ = answer.send(self.view()),
@@ -248,6 +248,20 @@ impl Driver {
                 }
                 let _ = answer.send(kept);
             }
+            Command::Save(answer) => {
+                self.save().await;
+                let _ = answer.send(());
+            }
+        }
+    }
+
+    /// Writes what is not on disk yet. Half of a set must not take the place of a whole one here either.
+    async fn save(&mut self) {
+        let Self { saver: Some(saver), client, .. } = self else { return };
+        saver.finish().await;
+        if saver.is_dirty() && client.is_settled() {
+            saver.write(client.saved());
+            saver.finish().await;
         }
     }
 
