@@ -1,4 +1,4 @@
-//! A client certificate from the mesh's CA: asked for with a key that never leaves the process, and renewed when half
+//! A client certificate from the mesh's CA: asked for with a key that the CA never sees, and renewed when half
 //! of its life is over. With a state directory it outlives the process.
 
 mod issued;
