@@ -23,6 +23,7 @@ pub mod journal;
 mod json;
 mod message;
 mod options;
+mod pace;
 mod refused;
 mod resources;
 mod saved;
@@ -43,6 +44,7 @@ use findings::Findings;
 use guard::KeptBack;
 use journal::{Journal, Push};
 use message::Update;
+use pace::Content;
 use resources::Store;
 use subscription::Subscription;
 
@@ -239,10 +241,13 @@ impl Client {
             self.journal.record(push);
             return;
         };
-        let (version, nonce) = (update.version.clone(), update.nonce.clone());
+        let (version, nonce, content) = (update.version.clone(), update.nonce.clone(), Content::of(&update));
         let error = self.apply(kind, update, now, &mut push);
-        if let Some(topic) = self.topics.get_mut(kind.index()) {
-            topic.subscription.received(&version, &nonce, error);
+        let topic = self.topics.get_mut(kind.index());
+        if let Some(pause) =
+            topic.and_then(|topic| topic.subscription.received(&version, &nonce, content, error))
+        {
+            self.deadlines.set(Timer::Answer(kind), now.saturating_add(pause));
         }
         self.journal.record(push);
     }
@@ -308,9 +313,13 @@ impl Client {
         &self.assembly.snapshot
     }
 
-    /// Clusters, listeners and every extra type have been heard of, and no cluster waits for its first endpoints.
+    /// Clusters, listeners and every extra type have been heard of, and no cluster waits for its endpoints. Endpoints
+    /// themselves need not have been: those that were restored count, because in delta a control plane that is told
+    /// their versions does not send them again, and the clusters without any have waited long enough.
     pub fn is_settled(&self) -> bool {
-        let unheard = |topic: &Topic| topic.subscription.may_open() && topic.last_update.is_none();
+        let unheard = |topic: &Topic| {
+            topic.kind != Kind::Endpoints && topic.subscription.may_open() && topic.last_update.is_none()
+        };
         !self.topics.iter().any(unheard) && self.warming().next().is_none()
     }
 

@@ -8,6 +8,8 @@
 #[allow(dead_code)]
 #[path = "../src/xds/tests/made.rs"]
 mod made;
+#[path = "simulation/mesh.rs"]
+mod mesh;
 #[path = "simulation/model.rs"]
 mod model;
 #[path = "simulation/server.rs"]
@@ -25,6 +27,8 @@ use server::{Kind, Pushed, Server};
 
 const SEEDS: u64 = 1000;
 const STEPS: usize = 120;
+/// No answer is held back for longer.
+const LONGEST_WAIT: Duration = Duration::from_secs(10);
 
 /// SplitMix64: enough chance for a test, and the same on every machine.
 struct Chance(u64);
@@ -59,6 +63,18 @@ struct World {
     to_server: VecDeque<Request>,
     first_of_stream: bool,
     asked: [bool; 3],
+    /// What of each type is not answered yet on this stream.
+    owed: [VecDeque<Owed>; 3],
+    /// What of each type was refused last on this stream, if nothing was accepted since.
+    refused: [Option<Pushed>; 3],
+}
+
+/// An answer that the client owes.
+#[derive(Debug)]
+struct Owed {
+    nonce: String,
+    is_nack: bool,
+    since: Moment,
 }
 
 impl World {
@@ -77,6 +93,8 @@ impl World {
             to_server: VecDeque::new(),
             first_of_stream: true,
             asked: [false; 3],
+            owed: Default::default(),
+            refused: Default::default(),
         }
     }
 
@@ -96,10 +114,12 @@ impl World {
         self.connected = true;
         self.first_of_stream = true;
         self.asked = [false; 3];
+        self.owed = Default::default();
+        self.refused = Default::default();
         self.server.accept();
         self.client.connected(self.now);
         self.model.forget(self.now, true);
-        self.transmit(None);
+        self.transmit();
     }
 
     fn reset(&mut self) {
@@ -110,9 +130,8 @@ impl World {
         assert!(self.client.poll_transmit().is_none(), "nothing is sent without a stream");
     }
 
-    /// Takes what the client has to say, and checks it: `answers` is the response that it owes an answer.
-    fn transmit(&mut self, answers: Option<&Pushed>) {
-        let mut answered = 0;
+    /// Takes what the client has to say, and checks it.
+    fn transmit(&mut self) {
         while let Some(request) = self.client.poll_transmit() {
             let said = server::said(&request);
             assert_eq!(
@@ -124,26 +143,34 @@ impl World {
             if said.kind == Kind::Endpoints && first {
                 assert!(!said.names.is_empty(), "a first request without names asks for everything");
             }
-            let is_answer = answers.is_some_and(|pushed| pushed.nonce == said.nonce);
-            if is_answer && answered == 0 {
-                let expected = answers.map(|pushed| self.model.refuses(pushed));
-                assert_eq!(Some(said.is_nack), expected, "{answers:?}");
-                answered += 1;
+            let owed = &mut self.owed[said.kind as usize];
+            if owed.front().is_some_and(|owed| owed.nonce == said.nonce) {
+                assert_eq!(owed.pop_front().map(|owed| owed.is_nack), Some(said.is_nack));
             } else if matches!(request, Request::Delta(_)) {
                 assert!(said.nonce.is_empty() && !said.is_nack, "only an answer has a nonce");
             } else {
-                assert!(!is_answer || said.kind == Kind::Endpoints, "an answer is given once");
+                assert!(!said.is_nack && owed.is_empty(), "an answer is given once and in order");
+                assert!(first || said.kind == Kind::Endpoints, "only names of endpoints change");
             }
             self.to_server.push_back(request);
         }
-        assert_eq!(answered, usize::from(answers.is_some()), "every response is answered once");
     }
 
     fn deliver_to_client(&mut self) {
         let Some(pushed) = self.to_client.pop_front() else { return };
         let before = self.real();
+        let kind = pushed.kind as usize;
+        let is_nack = self.model.refuses(&pushed);
+        let repeats = self.refused[kind].as_ref().is_some_and(|refused| refused.repeats(&pushed));
+        self.owed[kind].push_back(Owed { nonce: pushed.nonce.clone(), is_nack, since: self.now });
+        self.refused[kind] = is_nack.then(|| pushed.clone());
         self.client.receive(pushed.response.clone(), self.now);
-        self.transmit(Some(&pushed));
+        self.transmit();
+        if !(is_nack && repeats) {
+            assert!(self.owed[kind].is_empty(), "what does not repeat a refused push is answered at once");
+        } else if pushed.kind != Kind::Endpoints {
+            assert!(!self.owed[kind].is_empty(), "a repeated NACK waits");
+        }
         self.model.apply(&pushed, self.now);
         self.check_make_before_break(&before);
         self.check(&before);
@@ -160,8 +187,10 @@ impl World {
         let before = self.real();
         self.client.timeout(self.now);
         if self.connected {
-            self.transmit(None);
+            self.transmit();
         }
+        let owed = self.owed.iter().flatten().filter(|_| self.connected).map(|owed| owed.since).min();
+        assert!(owed.is_none_or(|since| self.now < since + LONGEST_WAIT), "no answer waits for ever");
         assert!(self.client.poll_timeout().is_none_or(|at| at > self.now), "what is due is done");
         self.check(&before);
     }
@@ -239,6 +268,11 @@ impl World {
             17 => self.pass(Duration::from_millis(chance.next() % 8000)),
             18 if chance.one_in(3) => self.reset(),
             19 if chance.one_in(2) => self.flap(chance),
+            19 => {
+                let kind = [Kind::Clusters, Kind::Endpoints, Kind::Listeners][chance.below(3)];
+                let pushed = self.server.repeat(kind);
+                self.to_client.extend(pushed);
+            }
             _ => {}
         }
     }
@@ -265,6 +299,9 @@ impl World {
         if !self.connected {
             self.connect();
         }
+        self.exchange();
+        // A NACK that is held back may have names to say again that the server has dropped as stale.
+        self.pass(LONGEST_WAIT);
         self.exchange();
         self.check_subscriptions();
         self.server.mesh.touch_everything();

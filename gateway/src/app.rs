@@ -35,6 +35,8 @@ use crate::upstream::resolve;
 
 /// A listener that cannot be bound is tried again this often.
 const BIND_AGAIN: Duration = Duration::from_secs(2);
+/// The end waits no longer for the state directory.
+const SAVE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// A running gateway.
 #[derive(Debug)]
@@ -189,12 +191,26 @@ impl App {
         if open > 0 {
             tracing::info!(open, timeout = ?self.drain_timeout, "draining");
         }
-        let _ = tokio::time::timeout(self.drain_timeout, connections.wait()).await;
+        // The drain may be cut short by a SIGKILL, so that what is known is saved before it, and what came since after it.
+        let drained = tokio::time::timeout(self.drain_timeout, connections.wait());
+        let _ = tokio::join!(drained, self.save());
+        self.save().await;
         let cut = connections.open();
         // The last of the tasks holds the data threads, and they hold the access log.
         self.tasks.shutdown().await;
         self.log_writer.finish();
         Left { open, cut }
+    }
+
+    /// Has the source write what is not in its state directory yet.
+    async fn save(&self) {
+        let Some(source) = &self.xds else { return };
+        if !source.save(SAVE_TIMEOUT).await {
+            tracing::warn!(
+                timeout = ?SAVE_TIMEOUT,
+                "the accepted configuration is not saved in time; a restart may begin with an older one"
+            );
+        }
     }
 }
 

@@ -20,6 +20,7 @@ pub(crate) enum Command {
     View(oneshot::Sender<View>),
     Holdings(oneshot::Sender<Holdings>),
     Release(oneshot::Sender<bool>),
+    Save(oneshot::Sender<()>),
 }
 
 /// Speaks to the source; clones speak to the same.
@@ -52,6 +53,12 @@ impl Handle {
     /// Lets go of what the guard keeps back; says whether there was anything.
     pub async fn release(&self) -> Option<bool> {
         self.ask(Command::Release).await
+    }
+
+    /// Has what is not in the state directory yet written there, and waits for that no longer than this. Says whether the
+    /// source has done what it could; why a write failed is in its log.
+    pub async fn save(&self, patience: Duration) -> bool {
+        matches!(tokio::time::timeout(patience, self.ask(Command::Save)).await, Ok(Some(())))
     }
 
     async fn ask<T>(&self, command: impl FnOnce(oneshot::Sender<T>) -> Command) -> Option<T> {
@@ -114,4 +121,17 @@ pub struct Link {
     pub last_end: Option<String>,
     /// When the control plane was last heard.
     pub last_response: Option<Duration>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn saving_does_not_wait_for_a_source_that_is_busy_or_gone() {
+        let (handle, commands) = handle();
+        assert!(!handle.save(Duration::from_millis(1)).await);
+        drop(commands);
+        assert!(!handle.save(Duration::from_secs(3600)).await);
+    }
 }

@@ -46,7 +46,8 @@ fn control_runtime() -> anyhow::Result<tokio::runtime::Runtime> {
 fn gateway(settings: &SettingsArgs) -> anyhow::Result<ExitCode> {
     let settings = settings.settings(std::env::vars())?;
     telemetry::start(&settings.log)?;
-    control_runtime()?.block_on(async {
+    let runtime = control_runtime()?;
+    let ended = runtime.block_on(async {
         let mut app = app::App::start(settings).await?;
         tracing::info!(admin = %app.admin_address(), "started");
         tokio::select! {
@@ -62,5 +63,8 @@ fn gateway(settings: &SettingsArgs) -> anyhow::Result<ExitCode> {
         };
         tracing::info!(open = left.open, cut = left.cut, "left");
         Ok(ExitCode::SUCCESS)
-    })
+    });
+    // A disk that has stopped must not hold up the end: what was being written takes the place of nothing before it is whole.
+    runtime.shutdown_background();
+    ended
 }

@@ -59,6 +59,30 @@ async fn a_restart_without_the_control_plane_serves_what_was_known() {
 }
 
 #[tokio::test]
+async fn what_changed_just_before_the_end_is_saved() {
+    let ca = Ca::new().unwrap();
+    let all = pods(&ca, 2).await;
+    let plane = Plane::start(world(all[0].address())).await;
+    let stateful = |layers: Layers, directory: &Path| {
+        layers.flag("xds.state_dir", Some(directory.join("state").display().to_string()))
+    };
+    let mut gateway = Fed::start(&[&plane.address], stateful).await;
+    gateway.ready().await;
+    gateway.metric_until("xds_state_writes_total{result=\"ok\"}", |count| count >= 1.0).await;
+    plane.change(|world| world.resources.set(&[(NAME, &[all[1].address()])]));
+    let wanted = all[1].address().to_string();
+    gateway.until("/clusters", |text| text.contains(&wanted)).await;
+    let Fed { app, directory } = gateway;
+    app.stop().await;
+    let address = plane.address.clone();
+    plane.stop().await;
+
+    let mut gateway = Fed::start_in(directory, &[&address], stateful).await;
+    let address = gateway.ready().await;
+    assert_eq!(served(&ca, address).await.as_deref(), Some("httpbin-1"));
+}
+
+#[tokio::test]
 async fn damaged_state_is_set_aside_and_the_control_plane_is_waited_for() {
     let ca = Ca::new().unwrap();
     let pod = pod(&ca).await;

@@ -89,8 +89,8 @@ async fn a_unix_socket_is_spoken_to() {
     assert!(served(&ca, address).await.is_some());
 }
 
-/// Signs requests as istiod does: the leaf, then the root.
-fn signing_ca() -> (String, impl Fn(String) -> Vec<String> + Send + Sync) {
+/// Signs requests as istiod does: the leaf, which lives so long, then the root.
+fn signing_ca(life: Duration) -> (String, impl Fn(String) -> Vec<String> + Send + Sync) {
     use rcgen::{
         BasicConstraints, CertificateParams, CertificateSigningRequestParams, IsCa, Issuer, KeyPair,
     };
@@ -102,10 +102,9 @@ fn signing_ca() -> (String, impl Fn(String) -> Vec<String> + Send + Sync) {
     let pem = root.clone();
     let sign = move |csr: String| {
         let mut request = CertificateSigningRequestParams::from_pem(&csr).unwrap();
-        // A life so short that it is renewed in the course of the test.
         let now = std::time::SystemTime::now();
         request.params.not_before = now.into();
-        request.params.not_after = (now + Duration::from_secs(4)).into();
+        request.params.not_after = (now + life).into();
         vec![request.signed_by(&issuer).unwrap().pem(), pem.clone()]
     };
     (root, sign)
@@ -115,7 +114,8 @@ fn signing_ca() -> (String, impl Fn(String) -> Vec<String> + Send + Sync) {
 async fn the_meshs_ca_issues_a_certificate_and_renews_it() {
     let ca = Ca::new().unwrap();
     let pod = pod(&ca).await;
-    let (root, sign) = signing_ca();
+    // A life so short that it is renewed in the course of the test.
+    let (root, sign) = signing_ca(Duration::from_secs(4));
     let asked = std::sync::Arc::default();
     let service = resources::Ca {
         token: "t".into(),
@@ -141,4 +141,62 @@ async fn the_meshs_ca_issues_a_certificate_and_renews_it() {
     let asked = asked.lock().unwrap();
     assert_eq!(asked[0].validity_duration, 24 * 3600);
     assert_ne!(asked[0].csr, asked[1].csr);
+}
+
+#[tokio::test]
+async fn a_certificate_of_the_meshs_ca_outlives_the_process() {
+    let ca = Ca::new().unwrap();
+    let pod = pod(&ca).await;
+    let (root, sign) = signing_ca(Duration::from_hours(1));
+    let root = tonic::transport::Certificate::from_pem(root);
+    let service = resources::Ca {
+        token: "t".into(),
+        answer: std::sync::Arc::new(sign),
+        asked: std::sync::Arc::default(),
+    };
+    let trusting = tls(&ca, "x").client_ca_root(root.clone()).client_auth_optional(true);
+    let plane = Plane::start_tls(trusting, Some(service), world(pod.address())).await;
+    let directory = tempfile::tempdir().unwrap();
+    std::fs::write(directory.path().join("root.pem"), ca.certificate_pem()).unwrap();
+    std::fs::write(directory.path().join("token"), "t").unwrap();
+    let csr = |layers: Layers, directory: &Path| {
+        layers
+            .flag("xds.csr", Some(true))
+            .flag("xds.state_dir", Some(directory.join("state").display().to_string()))
+    };
+    let mut gateway = Fed::start_in(directory, &[&plane.address], csr).await;
+    gateway.ready().await;
+    let file = gateway.directory.path().join("state/xds-certificate");
+    gateway.until("/ready", |_| file.exists()).await;
+    let mode = std::os::unix::fs::PermissionsExt::mode(&std::fs::metadata(&file).unwrap().permissions());
+    assert_eq!(mode & 0o777, 0o600);
+    let Fed { app, directory } = gateway;
+    app.stop().await;
+    plane.stop().await;
+
+    // The CA is down, the token is none that anybody takes, and nobody without a certificate is let in.
+    let strict = Plane::start_tls(tls(&ca, "x").client_ca_root(root), None, world(pod.address())).await;
+    std::fs::write(directory.path().join("token"), "expired").unwrap();
+    let mut gateway = Fed::start_in(directory, &[&strict.address], csr).await;
+    gateway.metric_until("xds_certificate_requests_total{result=\"failed\"}", |count| count >= 2.0).await;
+    gateway.metric_until("xds_saved_state", |value| value == 0.0).await;
+    assert_eq!(strict.seen().certificates, [true]);
+    let address = gateway.ready().await;
+    assert!(served(&ca, address).await.is_some());
+    assert!(gateway.metric("xds_certificate_expiry_timestamp_seconds").await > 1e9);
+    let Fed { app, directory } = gateway;
+    app.stop().await;
+
+    // One that is damaged is not shown to anybody.
+    let mut bytes = std::fs::read(&file).unwrap();
+    let last = bytes.len() / 2;
+    bytes[last] ^= 1;
+    std::fs::write(&file, bytes).unwrap();
+    let gateway = Fed::start_in(directory, &[&strict.address], csr).await;
+    gateway.metric_until("xds_state_set_aside_total{reason=\"damaged\"}", |count| count == 1.0).await;
+    gateway.until("/stats/prometheus", |text| text.contains("eastgate_xds_reconnects_total{")).await;
+    assert_eq!(strict.seen().streams, 1);
+    let named = |entry: std::io::Result<std::fs::DirEntry>| entry.unwrap().file_name().into_string().unwrap();
+    let names: Vec<String> = std::fs::read_dir(file.parent().unwrap()).unwrap().map(named).collect();
+    assert!(names.iter().any(|name| name.starts_with("xds-certificate.damaged-")), "{names:?}");
 }

@@ -48,10 +48,16 @@ pub const KEYS: &[Key] = &[
         "a client certificate chain for the control plane, read for every connection",
     ),
     key("xds.key_path", "its key"),
-    key("xds.csr", "have the mesh's CA issue the client certificate, and renew it at half its life"),
+    key(
+        "xds.csr",
+        "have the mesh's CA issue the client certificate, renew it at half its life, and keep it in xds.state_dir",
+    ),
     key("xds.ca_address", "that CA, written as in xds.addresses; empty: the first of these"),
     key("xds.certificate_lifetime", "asked of the CA"),
-    key("xds.state_dir", "where the last accepted resources are kept for a start without a control plane"),
+    key(
+        "xds.state_dir",
+        "where the accepted resources (and xds.csr's certificate) are kept for a start without a control plane",
+    ),
     key("xds.init_timeout", "how long a new cluster waits for its first endpoints"),
     key("xds.response_timeout", "a control plane that still owes an answer this long is given up"),
     key("xds.coalesce", "changes within this time become one table"),

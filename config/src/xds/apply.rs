@@ -80,6 +80,11 @@ impl Client {
                 self.drop_resource(Kind::Endpoints, &service);
             }
             Timer::Expire(kind, name) => self.remove(kind, &name, now, true),
+            Timer::Answer(kind) => {
+                if let Some(topic) = self.topics.get_mut(kind.index()) {
+                    topic.subscription.release();
+                }
+            }
             Timer::Release => {
                 let kept_back = std::mem::take(&mut self.kept_back);
                 kept_back.clusters.iter().for_each(|name| self.remove(Kind::Cluster, name, now, false));

@@ -19,6 +19,8 @@ pub(super) enum Timer {
     Forget(String),
     /// What the guard keeps back is let go.
     Release,
+    /// The NACKs of this type have waited long enough.
+    Answer(Kind),
 }
 
 #[derive(Debug, Default)]

@@ -20,7 +20,9 @@ pub(super) fn request(subscription: &mut Subscription) -> Option<discovery::Disc
     } else if let Some(answer) = subscription.next_answer() {
         answer
     } else if subscription.is_dirty() {
-        subscription.newest()
+        // Names are not to wait for a NACK that is held back, and the first message with its nonce is its answer.
+        subscription.release();
+        subscription.next_answer().unwrap_or_else(|| subscription.newest())
     } else {
         return None;
     };

@@ -1,8 +1,11 @@
 //! What we want of one type, what the control plane knows of that on this stream, and which answers we owe.
 
 use std::collections::{BTreeSet, VecDeque};
+use std::time::Duration;
 
 use eastgate_proto::google::rpc;
+
+use super::pace::{Content, Pace};
 
 /// `INVALID_ARGUMENT`: what a NACK's `error_detail` carries.
 const INVALID_ARGUMENT: i32 = 3;
@@ -43,6 +46,12 @@ struct Stream {
     open: bool,
     nonce: String,
     owed: VecDeque<Answer>,
+    /// NACKs that wait because they repeat one that was given. All of them are newer than what is owed.
+    held: VecDeque<Answer>,
+    pace: Pace,
+    /// Names were changed in a message that answers nothing. If a response was under way then, the control plane may
+    /// have dropped it, and the next answer says it again.
+    unconfirmed: bool,
     sent: BTreeSet<String>,
     dirty: bool,
 }
@@ -129,22 +138,48 @@ impl Subscription {
         }
     }
 
-    /// A response has come and was dealt with; `error` makes the answer a NACK.
-    pub(super) fn received(&mut self, version: &str, nonce: &str, error: Option<String>) {
-        if error.is_none() {
-            self.version = version.into();
-        }
+    /// A response has come and was dealt with; `error` makes the answer a NACK. If that has to wait, gives for how long
+    /// from now: [`Self::release`] is to be called then.
+    pub(super) fn received(
+        &mut self,
+        version: &str,
+        nonce: &str,
+        content: Content,
+        error: Option<String>,
+    ) -> Option<Duration> {
         self.restored = false;
         self.stream.nonce = nonce.into();
-        self.stream.owed.push_back(Answer { version: self.version.clone(), nonce: nonce.into(), error });
+        let pause = if error.is_some() {
+            self.stream.pace.refused(content)
+        } else {
+            self.version = version.into();
+            self.stream.pace = Pace::default();
+            None
+        };
+        let answer = Answer { version: self.version.clone(), nonce: nonce.into(), error };
+        if let Some(pause) = pause.filter(|_| !self.stream.unconfirmed) {
+            self.stream.held.push_back(answer);
+            return (self.stream.held.len() == 1).then_some(pause);
+        }
+        self.release();
+        self.stream.owed.push_back(answer);
+        None
+    }
+
+    /// What was held back is owed now.
+    pub(super) fn release(&mut self) {
+        self.stream.owed.append(&mut self.stream.held);
     }
 
     pub(super) fn next_answer(&mut self) -> Option<Answer> {
-        self.stream.owed.pop_front()
+        let answer = self.stream.owed.pop_front()?;
+        self.stream.unconfirmed = false;
+        Some(answer)
     }
 
     /// A change of names that answers nothing, under the newest nonce we know.
-    pub(super) fn newest(&self) -> Answer {
+    pub(super) fn newest(&mut self) -> Answer {
+        self.stream.unconfirmed = true;
         Answer { version: self.version.clone(), nonce: self.stream.nonce.clone(), error: None }
     }
 

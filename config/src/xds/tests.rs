@@ -4,6 +4,7 @@ mod guard;
 mod istiod;
 pub(crate) mod made;
 mod obligations;
+mod pacing;
 mod refused;
 mod saved;
 mod warming;

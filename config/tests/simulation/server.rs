@@ -1,4 +1,4 @@
-//! The control plane: a mesh that changes, and what of it a client is told.
+//! The control plane: what of the mesh a client is told, in which order, and with which faults.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -7,6 +7,7 @@ use eastgate_proto::envoy::service::discovery::v3 as discovery;
 
 use crate::Chance;
 use crate::made::{self, Made};
+use crate::mesh::Mesh;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Kind {
@@ -32,125 +33,6 @@ impl Kind {
             LISTENER => Self::Listeners,
             other => panic!("{other} was never offered"),
         }
-    }
-}
-
-/// What there is.
-#[derive(Default)]
-pub(crate) struct Mesh {
-    pub(crate) clusters: BTreeMap<String, Cluster>,
-    /// By service.
-    pub(crate) endpoints: BTreeMap<String, Vec<u8>>,
-    pub(crate) listeners: BTreeMap<String, Vec<(String, String)>>,
-    /// How often each resource has changed.
-    versions: BTreeMap<(Kind, String), u64>,
-    clock: u64,
-}
-
-pub(crate) struct Cluster {
-    pub(crate) timeout: u64,
-    pub(crate) service: String,
-}
-
-impl Mesh {
-    fn changed(&mut self, kind: Kind, name: &str) {
-        self.clock += 1;
-        self.versions.insert((kind, name.into()), self.clock);
-    }
-
-    pub(crate) fn change(&mut self, chance: &mut Chance) {
-        let name = format!("c{}", chance.below(5));
-        let service = if chance.one_in(4) { "shared".to_owned() } else { name.clone() };
-        match chance.below(10) {
-            0..=3 => {
-                self.clock += 1;
-                self.clusters.insert(name.clone(), Cluster { timeout: self.clock, service: service.clone() });
-                self.changed(Kind::Clusters, &name);
-                if !chance.one_in(4) {
-                    self.endpoints.entry(service.clone()).or_insert_with(|| vec![1]);
-                    self.changed(Kind::Endpoints, &service);
-                }
-            }
-            4 => {
-                self.clusters.remove(&name);
-            }
-            5..=7 => {
-                let hosts =
-                    (0..chance.below(4) as u8).map(|host| host * 10 + chance.below(10) as u8).collect();
-                self.endpoints.insert(service.clone(), hosts);
-                self.changed(Kind::Endpoints, &service);
-            }
-            8 => {
-                let listener = format!("l{}", chance.below(2));
-                let chains = (0..=chance.below(4))
-                    .map(|chain| (format!("n{chain}.example"), format!("c{}", chance.below(6))));
-                self.listeners.insert(listener.clone(), chains.collect());
-                self.changed(Kind::Listeners, &listener);
-            }
-            _ => {
-                let listener = format!("l{}", chance.below(2));
-                self.listeners.remove(&listener);
-            }
-        }
-    }
-
-    /// Every resource gets a new version and, where that shows nothing else, a new content.
-    pub(crate) fn touch_everything(&mut self) {
-        let services: BTreeSet<String> =
-            self.clusters.values().map(|cluster| cluster.service.clone()).collect();
-        for (number, service) in services.iter().enumerate() {
-            self.endpoints.insert(service.clone(), vec![100 + number as u8]);
-        }
-        for (number, cluster) in self.clusters.values_mut().enumerate() {
-            cluster.timeout = 1_000_000 + number as u64;
-        }
-        for kind in [Kind::Clusters, Kind::Endpoints, Kind::Listeners] {
-            for name in self.names(kind) {
-                self.changed(kind, &name);
-            }
-        }
-    }
-
-    fn names(&self, kind: Kind) -> Vec<String> {
-        match kind {
-            Kind::Clusters => self.clusters.keys().cloned().collect(),
-            Kind::Endpoints => self.endpoints.keys().cloned().collect(),
-            Kind::Listeners => self.listeners.keys().cloned().collect(),
-        }
-    }
-
-    fn version(&self, kind: Kind, name: &str) -> u64 {
-        self.versions.get(&(kind, name.to_owned())).copied().unwrap_or(0)
-    }
-
-    fn resource(&self, kind: Kind, name: &str) -> Option<Resource> {
-        let mut resource = Resource { name: name.into(), ..Resource::default() };
-        let made = match kind {
-            Kind::Clusters => {
-                let cluster = self.clusters.get(name)?;
-                resource.service.clone_from(&cluster.service);
-                let mut message = made::eds_message(name, cluster.timeout as i64);
-                let config = eastgate_proto::envoy::config::cluster::v3::cluster::EdsClusterConfig {
-                    service_name: cluster.service.clone(),
-                    ..Default::default()
-                };
-                message.eds_cluster_config = Some(config);
-                Made::new(CLUSTER, name, &message)
-            }
-            Kind::Endpoints => {
-                let hosts = self.endpoints.get(name)?;
-                resource.has_endpoints = !hosts.is_empty();
-                made::cla(name, hosts)
-            }
-            Kind::Listeners => {
-                let chains = self.listeners.get(name)?;
-                let chains: Vec<(&str, &str)> =
-                    chains.iter().map(|(name, cluster)| (name.as_str(), cluster.as_str())).collect();
-                made::lds(name, &chains)
-            }
-        };
-        resource.body = made.any?.value;
-        Some(resource)
     }
 }
 
@@ -186,6 +68,21 @@ pub(crate) struct Said {
     pub(crate) is_nack: bool,
 }
 
+impl Pushed {
+    /// The same but for the nonce?
+    pub(crate) fn repeats(&self, other: &Self) -> bool {
+        let without_nonce = |response: &Response| {
+            let mut response = response.clone();
+            match &mut response {
+                Response::Sotw(response) => response.nonce.clear(),
+                Response::Delta(response) => response.nonce.clear(),
+            }
+            response
+        };
+        without_nonce(&self.response) == without_nonce(&other.response)
+    }
+}
+
 pub(crate) fn said(request: &Request) -> Said {
     match request {
         Request::Sotw(request) => Said {
@@ -215,6 +112,8 @@ struct Watch {
     told: BTreeMap<String, u64>,
     /// What it may have refused of that.
     refused: BTreeSet<String>,
+    /// The newest response.
+    last: Option<Pushed>,
 }
 
 pub(crate) struct Server {
@@ -226,6 +125,8 @@ pub(crate) struct Server {
     trusts_versions: bool,
     /// istiod pushes endpoints after each request about clusters.
     forces_endpoints: bool,
+    /// go-control-plane answers a NACK with the same again.
+    insists: bool,
 }
 
 impl Server {
@@ -237,6 +138,7 @@ impl Server {
             responses: 0,
             trusts_versions: seed.is_multiple_of(2),
             forces_endpoints: seed.is_multiple_of(3),
+            insists: seed.is_multiple_of(5),
         }
     }
 
@@ -245,7 +147,8 @@ impl Server {
     }
 
     pub(crate) fn receive(&mut self, request: Request) -> Vec<Pushed> {
-        let kind = said(&request).kind;
+        let Said { kind, nonce, is_nack, .. } = said(&request);
+        let insists = self.insists && is_nack && nonce == self.watches[kind as usize].nonce;
         let mut pushed: Vec<Pushed> = match request {
             Request::Sotw(request) => self.receive_sotw(kind, request),
             Request::Delta(request) => self.receive_delta(kind, request),
@@ -256,7 +159,25 @@ impl Server {
             let names = self.watched(Kind::Endpoints);
             pushed.extend(self.respond(Kind::Endpoints, &names, true, Faults::default()));
         }
+        if insists {
+            pushed.extend(self.repeat(kind));
+        }
         pushed
+    }
+
+    /// The newest response of the type again, under a nonce of its own.
+    pub(crate) fn repeat(&mut self, kind: Kind) -> Option<Pushed> {
+        let watch = &mut self.watches[kind as usize];
+        let mut again = watch.last.clone()?;
+        self.responses += 1;
+        again.nonce = format!("nonce-{}", self.responses);
+        watch.nonce.clone_from(&again.nonce);
+        match &mut again.response {
+            Response::Sotw(response) => response.nonce.clone_from(&again.nonce),
+            Response::Delta(response) => response.nonce.clone_from(&again.nonce),
+        }
+        watch.last = Some(again.clone());
+        Some(again)
     }
 
     /// istiod's rules: a stale nonce is ignored without a word, an ACK with more names is answered with those alone.
@@ -442,7 +363,9 @@ impl Server {
                 ..Default::default()
             }),
         };
-        Some(Pushed { kind, nonce, resources, removed, is_complete, is_torn, response })
+        let pushed = Pushed { kind, nonce, resources, removed, is_complete, is_torn, response };
+        self.watches[kind as usize].last = Some(pushed.clone());
+        Some(pushed)
     }
 }
 

@@ -8,6 +8,7 @@ mod csr;
 mod driver;
 pub mod file;
 mod identity;
+mod kept;
 mod saver;
 mod state;
 mod stream;
@@ -15,6 +16,7 @@ mod token;
 mod transport;
 
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use eastgate_config::bootstrap::Settings;
 use eastgate_config::bootstrap::xds::Xds;
@@ -27,7 +29,9 @@ use crate::control_plane::Commands;
 use crate::metrics;
 use crate::readiness::Readiness;
 use certificate::ClientCertificate;
+use csr::Issued;
 use driver::{Driver, Parts};
+use kept::Kept;
 use stream::Planes;
 use transport::Transport;
 
@@ -61,7 +65,7 @@ pub async fn run(settings: Arc<Settings>, identity: Identity, ends: Ends) {
 
     // The tasks end with this function.
     let mut tasks = JoinSet::new();
-    let certificate = client_certificate(&mut tasks, &settings, &identity, &metrics);
+    let certificate = client_certificate(&mut tasks, &settings, &identity, &metrics).await;
     let planes = Planes {
         addresses: settings.xds.addresses.clone(),
         transport: Transport::new(&settings, certificate, &identity.cluster_id),
@@ -79,7 +83,7 @@ pub async fn run(settings: Arc<Settings>, identity: Identity, ends: Ends) {
         tokio::select! {
             () = snapshots.closed() => return,
             Some(event) = events.recv() => driver.event(event),
-            Some(command) = commands.recv() => driver.command(command),
+            Some(command) = commands.recv() => driver.command(command).await,
             () = at(deadline) => driver.due(),
             () = room(full) => {}
             () = written(&mut driver) => {}
@@ -129,7 +133,7 @@ async fn restore(driver: &mut Driver, settings: &Xds, identity: &Identity, metri
     }
 }
 
-fn client_certificate(
+async fn client_certificate(
     tasks: &mut JoinSet<()>,
     settings: &Settings,
     identity: &Identity,
@@ -142,15 +146,43 @@ fn client_certificate(
     let Some(address) = xds.ca_address.as_ref().or(xds.addresses.first()).filter(|_| xds.csr) else {
         return ClientCertificate::None;
     };
-    let (sender, issued) = watch::channel(None);
+    let file = xds.state_dir.clone().map(|directory| Kept {
+        directory,
+        name: "xds-certificate",
+        owner: identity.spiffe.clone(),
+    });
+    // The first stream shows it already: the token may have expired, and the CA may be down.
+    let known = match &file {
+        Some(file) => kept_certificate(file.clone(), metrics).await,
+        None => None,
+    };
+    let (sender, issued) = watch::channel(known.as_ref().map(|known| Arc::new(known.certificate.clone())));
     let certificate = ClientCertificate::Issued(issued);
     let ca = csr::Ca {
         address: address.clone(),
         transport: Transport::new(settings, certificate.clone(), &identity.cluster_id),
         spiffe: identity.spiffe.clone(),
         lifetime: xds.certificate_lifetime,
+        file,
         metrics: metrics.clone(),
     };
-    tasks.spawn(ca.keep(sender));
+    tasks.spawn(ca.keep(sender, known));
     certificate
+}
+
+async fn kept_certificate(file: Kept, metrics: &metrics::Xds) -> Option<Issued> {
+    match tokio::task::spawn_blocking(move || Issued::read(&file, SystemTime::now())).await {
+        Ok(Ok(known)) => known,
+        Ok(Err((error, path))) => {
+            metrics.state_set_aside.with_label_values(&[error.reason()]).inc();
+            let error = transport::with_causes(&error);
+            let path = path.display();
+            tracing::warn!(error, %path, "the kept client certificate is not used; asking the mesh's CA for another");
+            None
+        }
+        Err(error) => {
+            tracing::warn!(%error, "the kept client certificate was not read");
+            None
+        }
+    }
 }

@@ -42,6 +42,8 @@ pub struct World {
     pub refuse: Option<Code>,
     /// Streams are taken, and nothing is ever sent.
     pub mute: bool,
+    /// Every stream is ended in good order as soon as it was answered.
+    pub hang_up: bool,
     /// Endpoints are taken to be known: a delta client that says their versions is not sent them.
     pub endpoints_known: bool,
 }
@@ -259,6 +261,10 @@ impl Shared {
             for answer in sent {
                 if answers.send(Ok(answer)).await.is_err() {
                     break;
+                }
+                if self.world.borrow().hang_up {
+                    self.seen.lock().unwrap().open -= 1;
+                    return;
                 }
             }
         }

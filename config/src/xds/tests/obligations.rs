@@ -315,7 +315,7 @@ fn x17_no_answer_to_a_request_is_waited_for() {
         rig.wait(15);
         // EDS has not said a word, and nothing waits for it any more.
         assert_eq!((rig.hosts("a"), rig.hosts("b")), (Some(vec![]), Some(vec![])));
-        assert!(rig.client.warming().next().is_none());
+        assert!(rig.client.warming().next().is_none() && rig.client.is_settled());
     }
 }
 

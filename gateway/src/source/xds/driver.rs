@@ -39,8 +39,6 @@ pub(super) struct Driver {
     first: Option<Wait>,
     /// Held while what is served comes from disk only.
     unconfirmed: Option<Remark>,
-    /// There was saved state.
-    restored: bool,
     /// Everything has been heard of once.
     settled: watch::Sender<bool>,
     requests: Option<mpsc::Sender<Request>>,
@@ -80,7 +78,6 @@ impl Driver {
             coalesce: settings.coalesce,
             first: Some(readiness.wait_for("the control plane's first clusters and listeners")),
             unconfirmed: None,
-            restored: false,
             snapshots,
             settled,
             requests: None,
@@ -124,7 +121,6 @@ impl Driver {
             ?age,
             "serving saved configuration until a control plane answers"
         );
-        self.restored = true;
         self.unconfirmed = Some(self.readiness.remark(UNCONFIRMED, state.at));
         self.metrics.saved_state.set(1);
         self.metrics.state_written.set(timestamp(state.at));
@@ -149,23 +145,11 @@ impl Driver {
         if self.publish_at.is_some_and(|at| at <= now) {
             self.publish();
         }
-        let whole = self.is_whole();
         let Self { saver: Some(saver), client, .. } = self else { return };
         if saver.deadline().is_some_and(|at| at <= now) {
             // Half of a set must not take the place of a whole one.
-            if whole { saver.write(client.saved()) } else { saver.put_off() }
+            if client.is_settled() { saver.write(client.saved()) } else { saver.put_off() }
         }
-    }
-
-    /// Is everything known that there is to know? In delta a control plane that is told the versions of saved endpoints
-    /// need not send them again, so that clusters and listeners have to do there.
-    fn is_whole(&self) -> bool {
-        let mut status = self.client.status();
-        let mut confirmed = || {
-            let unheard = status.any(|of| of.type_url != ENDPOINTS && of.last_update.is_none());
-            !unheard && self.client.warming().next().is_none()
-        };
-        self.client.is_settled() || self.restored && confirmed()
     }
 
     pub(super) fn event(&mut self, event: Event) {
@@ -253,7 +237,7 @@ impl Driver {
         }
     }
 
-    pub(super) fn command(&mut self, command: Command) {
+    pub(super) async fn command(&mut self, command: Command) {
         // Whoever asked may have gone.
         match command {
             Command::View(answer) => _ = answer.send(self.view()),
@@ -269,6 +253,20 @@ impl Driver {
                 }
                 let _ = answer.send(kept);
             }
+            Command::Save(answer) => {
+                self.save().await;
+                let _ = answer.send(());
+            }
+        }
+    }
+
+    /// Writes what is not on disk yet. Half of a set must not take the place of a whole one here either.
+    async fn save(&mut self) {
+        let Self { saver: Some(saver), client, .. } = self else { return };
+        saver.finish().await;
+        if saver.is_dirty() && client.is_settled() {
+            saver.write(client.saved());
+            saver.finish().await;
         }
     }
 
@@ -297,7 +295,7 @@ impl Driver {
         self.transmit();
         self.take_changes();
         self.metrics.keeping_back.set(self.client.is_keeping_back().into());
-        if !*self.settled.borrow() && self.is_whole() {
+        if !*self.settled.borrow() && self.client.is_settled() {
             self.settled.send_replace(true);
             self.unconfirmed = None;
             self.metrics.saved_state.set(0);

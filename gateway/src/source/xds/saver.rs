@@ -38,6 +38,11 @@ impl Saver {
         self.at.get_or_insert((Instant::now() + DEBOUNCE).max(self.not_before));
     }
 
+    /// Is there something that no write has taken in?
+    pub(super) fn is_dirty(&self) -> bool {
+        self.at.is_some()
+    }
+
     /// When [`Self::write`] is to be called.
     pub(super) fn deadline(&self) -> Option<Instant> {
         self.at.filter(|_| self.writing.is_empty())
@@ -64,6 +69,13 @@ impl Saver {
         match self.writing.join_next().await {
             Some(ended) => ended,
             None => std::future::pending().await,
+        }
+    }
+
+    /// Waits for the write under way, if there is one.
+    pub(super) async fn finish(&mut self) {
+        while let Some(ended) = self.writing.join_next().await {
+            self.note(ended);
         }
     }
 

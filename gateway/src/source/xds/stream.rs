@@ -6,6 +6,7 @@ use eastgate_config::bootstrap::xds::Address;
 use eastgate_config::xds::{Request, Response, Variant};
 use eastgate_proto::envoy::service::discovery::v3 as discovery;
 use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
 use tokio_stream::StreamExt;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Channel;
@@ -125,12 +126,14 @@ impl Planes {
     pub(super) async fn keep(self, events: mpsc::Sender<Event>) {
         let mut order = Order::of(self.addresses.len());
         while let Some(address) = self.addresses.get(order.current()) {
-            let mut answered = false;
+            let mut answered = None;
             let end = match self.converse(address, &events, &mut answered).await {
                 Ok(end) | Err(end) => end,
             };
-            let wait = order.ended(answered && !end.asks_for_a_pause(), fastrand::f64());
-            let ended = Event::Ended { address: address.clone(), answered, end, wait };
+            let answering =
+                answered.filter(|_| !end.asks_for_a_pause()).map(|since: Instant| since.elapsed());
+            let wait = order.ended(answering, fastrand::f64());
+            let ended = Event::Ended { address: address.clone(), answered: answered.is_some(), end, wait };
             if events.send(ended).await.is_err() {
                 return;
             }
@@ -138,12 +141,12 @@ impl Planes {
         }
     }
 
-    /// One stream, from the connection to its end.
+    /// One stream, from the connection to its end; `answered` is set to when it first sent something.
     async fn converse(
         &self,
         address: &Address,
         events: &mpsc::Sender<Event>,
-        answered: &mut bool,
+        answered: &mut Option<Instant>,
     ) -> Result<End, End> {
         let channel = self.transport.connect(address).await?;
         let (sender, requests) = mpsc::channel(QUEUE);
@@ -154,9 +157,9 @@ impl Planes {
         let opened = self.open(address, channel, requests);
         let mut responses = self.patiently(false, opened).await??;
         loop {
-            match self.patiently(*answered, responses.next()).await? {
+            match self.patiently(answered.is_some(), responses.next()).await? {
                 Ok(Some(response)) => {
-                    *answered = true;
+                    answered.get_or_insert_with(Instant::now);
                     if events.send(Event::Response(Box::new(response))).await.is_err() {
                         return Ok(End::Closed);
                     }

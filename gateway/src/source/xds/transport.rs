@@ -90,6 +90,11 @@ impl Transport {
         }
     }
 
+    /// The same that shows no client certificate, and so relies on the token.
+    pub(super) fn without_certificate(&self) -> Self {
+        Self { certificate: ClientCertificate::None, ..self.clone() }
+    }
+
     /// A new connection. Roots and certificate are read for it, so that renewed ones are in use from then on.
     pub(super) async fn connect(&self, address: &Address) -> Result<Channel, Error> {
         let endpoint = self.endpoint(address).await?;
