@@ -14,9 +14,11 @@ use serde_json::Value;
 use crate::cluster::{DEFAULT_CONNECT_TIMEOUT, Keepalive};
 use crate::duration;
 
+pub mod dns;
 mod keys;
 mod layers;
 pub mod xds;
+pub use dns::Dns;
 pub use keys::{KEYS, Key};
 pub use layers::{Error, Layers};
 pub use xds::Xds;
@@ -32,6 +34,7 @@ pub struct Settings {
     pub node: Node,
     pub source: Source,
     pub xds: Xds,
+    pub dns: Dns,
     pub listen: Listen,
     pub inspect: Inspect,
     pub routing: Routing,
@@ -294,6 +297,7 @@ impl Settings {
             return wrong("relay.idle_timeout", "give a duration above 0, such as 1h");
         }
         self.xds.validate()?;
+        self.dns.validate()?;
         let sources = [
             ("source.mesh_dir (--mesh-dir)", self.source.mesh_dir.is_some()),
             ("source.xds_file (--xds-file)", self.source.xds_file.is_some()),

@@ -285,6 +285,7 @@ pub fn options(settings: &Settings) -> anyhow::Result<Options> {
         require_istio_alpn: settings.routing.require_istio_alpn,
         rewrites,
         connect_timeout: settings.upstream.connect_timeout,
+        automatic_addresses: settings.dns.automatic_addresses,
     })
 }
 

@@ -81,6 +81,9 @@ pub struct SettingsArgs {
     /// A label of this gateway, for the selectors of Gateways (repeatable)
     #[arg(long, value_name = "NAME=VALUE", value_parser = pair)]
     pub label: Vec<(String, String)>,
+    /// Answer DNS for the mesh's names at this address, such as 0.0.0.0:53 (repeatable)
+    #[arg(long, value_name = "ADDRESS")]
+    pub dns: Vec<String>,
     /// Metrics and state [default: 127.0.0.1:15000]
     #[arg(long, value_name = "ADDRESS")]
     pub admin: Option<String>,
@@ -128,6 +131,7 @@ impl SettingsArgs {
             .flag("source.mesh_dir", self.mesh_dir.as_deref().map(path))
             .flag("source.xds_file", self.xds_file.as_deref().map(path))
             .flag("xds.addresses", (!self.xds.is_empty()).then(|| json!(self.xds)))
+            .flag("dns.addresses", (!self.dns.is_empty()).then(|| json!(self.dns)))
             .flag("listen.ports", map(&self.listen))
             .flag("node.labels", map(&self.label))
             .flag("admin.address", self.admin.clone())
