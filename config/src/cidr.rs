@@ -55,6 +55,11 @@ impl Cidr {
         }
     }
 
+    /// How many leading bits its addresses agree in.
+    pub const fn prefix_len(&self) -> u32 {
+        self.prefix_len as u32
+    }
+
     /// Have the two any address in common?
     pub fn overlaps(&self, other: &Self) -> bool {
         self.contains(other.address) || other.contains(self.address)

@@ -22,12 +22,14 @@ use crate::table::{Asked, Table};
 /// The directory cannot be read, or has no resource in it.
 pub fn run(dir: &Path, options: &Options, as_json: bool) -> anyhow::Result<ExitCode> {
     let (files, snapshot) = snapshot(dir, options)?;
-    let Snapshot { listeners, clusters, rejections, notices } = &snapshot;
+    let Snapshot { listeners, clusters, names, rejections, notices } = &snapshot;
+    let names = names.as_deref();
     if as_json {
         let report = json!({
             "files": files,
             "listeners": listeners.len(),
             "clusters": clusters.len(),
+            "names": names,
             "rejections": rejections,
             "notices": notices,
         });
@@ -41,9 +43,10 @@ pub fn run(dir: &Path, options: &Options, as_json: bool) -> anyhow::Result<ExitC
         }
         let chains: usize = listeners.values().map(|listener| listener.filter_chains.len()).sum();
         println!(
-            "{files} files: {} listeners with {chains} filter chains, {} clusters; {} refused, {} notes",
+            "{files} files: {} listeners with {chains} filter chains, {} clusters, {} names; {} refused, {} notes",
             listeners.len(),
             clusters.len(),
+            names.map_or(0, |names| names.len()),
             rejections.len(),
             notices.len(),
         );
