@@ -35,6 +35,8 @@ pub enum Command {
     Check(CheckArgs),
     /// Decode raw ClientHellos: what they say, and where they would go
     Hello(HelloArgs),
+    /// What DNS would answer with the mesh of a directory, without a server
+    Dns(DnsArgs),
     /// Ask a running gateway about its control plane: status, log, diff, release
     Xds(XdsArgs),
     /// Print the effective settings as YAML
@@ -55,6 +57,19 @@ pub struct CheckArgs {
     /// Print text or JSON
     #[arg(short, long, default_value = "text", value_parser = ["text", "json"])]
     pub output: String,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub settings: SettingsArgs,
+}
+
+/// `eastgate dns`
+#[derive(Debug, Args)]
+pub struct DnsArgs {
+    /// The name, or an address for its hosts; without it, every name is printed with its addresses
+    pub name: Option<String>,
+    /// The record type, such as AAAA
+    #[arg(short = 't', long = "type", default_value = "A")]
+    pub kind: String,
     #[command(flatten)]
     #[allow(missing_docs)]
     pub settings: SettingsArgs,

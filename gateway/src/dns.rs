@@ -3,7 +3,7 @@
 //! The loops are our own on `hickory-proto`'s messages, and not `hickory-server`: that has no limit on connections,
 //! starts a task for each UDP packet, and does not give the bytes of an answer, which gRPC needs.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::{Instant, SystemTime};
@@ -11,6 +11,9 @@ use std::time::{Instant, SystemTime};
 use anyhow::Context;
 use arc_swap::ArcSwapOption;
 use eastgate_config::bootstrap::dns::Dns as Settings;
+use eastgate_config::names::Names;
+use hickory_proto::op::{Message, Query};
+use hickory_proto::rr::{Name, RecordType};
 use tokio::net::{TcpListener, UdpSocket};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -112,6 +115,35 @@ pub fn rules(settings: &Settings) -> Rules {
         max_udp_bytes: settings.max_udp_bytes,
         forwards: !settings.forward.is_empty(),
     }
+}
+
+/// What the servers would say of a name, for people: the code, and a record on each line.
+///
+/// # Errors
+/// The name or the type is none.
+pub fn look_up(name: &str, kind: &str, names: &Names, settings: &Settings) -> anyhow::Result<String> {
+    let (name, kind) = match name.parse::<IpAddr>() {
+        Ok(address) => (Name::from(address), RecordType::PTR),
+        Err(_) => (
+            Name::from_ascii(name)
+                .with_context(|| format!("{name:?} is no name"))?
+                .append_domain(&Name::root())?,
+            kind.to_uppercase()
+                .parse()
+                .with_context(|| format!("{kind:?} is no record type; such as AAAA"))?,
+        ),
+    };
+    let mut query = Message::query();
+    query.add_query(Query::query(name, kind));
+    let table = NameTable::build(names, 0);
+    let reply = answer::answer(&query.to_vec()?, Some(&table), &rules(settings), Transport::Tcp, 0);
+    let Reply::Answer { bytes, verdict } = reply else {
+        anyhow::bail!("it is no question that can be answered")
+    };
+    let message = Message::from_vec(&bytes)?;
+    let records = message.answers.iter().chain(&message.authorities);
+    let lines = records.map(|record| format!("{record}\n"));
+    Ok(format!("{}\n{}", verdict.code, lines.collect::<String>()))
 }
 
 async fn bind(address: SocketAddr) -> std::io::Result<(UdpSocket, TcpListener)> {
