@@ -13,6 +13,7 @@ use serde_json::Value;
 
 use crate::cluster::{DEFAULT_CONNECT_TIMEOUT, Keepalive};
 use crate::duration;
+use crate::xds::{ExtraType, NAME_TABLE};
 
 pub mod dns;
 mod keys;
@@ -272,7 +273,9 @@ impl Default for Drain {
 impl Settings {
     /// How a control plane is listened to, and where its listeners bind.
     pub fn xds_options(&self) -> crate::xds::Options {
-        crate::xds::Options { bind: self.listen.ports.clone(), ..self.xds.options() }
+        let names = ExtraType { type_url: NAME_TABLE.into(), names: Vec::new() };
+        let extra_types = self.dns.is_on().then_some(names).into_iter().collect();
+        crate::xds::Options { bind: self.listen.ports.clone(), extra_types, ..self.xds.options() }
     }
 
     /// Checks what types alone do not say.
