@@ -57,6 +57,10 @@ pods:
         --listen 127.0.0.12:8443 --name httpbin-2 \
         --listen 127.0.0.13:8443 --name httpbin-3
 
+# DNS under dnsperf, over UDP and TCP: queries per second, and no answer lost
+dns-load SECONDS="10":
+    DNSPERF_SECONDS={{SECONDS}} E2E=required cargo test --release -p eastgate --test dns_clients dnsperf -- --nocapture
+
 # Eastgate beside Envoy, HAProxy and nginx, those that are installed (loadtest/README.md)
 compare *ARGS:
     cargo build --release --bin eastgate --bin eastgate-loadtest

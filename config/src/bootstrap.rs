@@ -13,10 +13,13 @@ use serde_json::Value;
 
 use crate::cluster::{DEFAULT_CONNECT_TIMEOUT, Keepalive};
 use crate::duration;
+use crate::xds::{ExtraType, NAME_TABLE};
 
+pub mod dns;
 mod keys;
 mod layers;
 pub mod xds;
+pub use dns::Dns;
 pub use keys::{KEYS, Key};
 pub use layers::{Error, Layers};
 pub use xds::Xds;
@@ -32,6 +35,7 @@ pub struct Settings {
     pub node: Node,
     pub source: Source,
     pub xds: Xds,
+    pub dns: Dns,
     pub listen: Listen,
     pub inspect: Inspect,
     pub routing: Routing,
@@ -270,7 +274,9 @@ impl Default for Drain {
 impl Settings {
     /// How a control plane is listened to, and where its listeners bind.
     pub fn xds_options(&self) -> crate::xds::Options {
-        crate::xds::Options { bind: self.listen.ports.clone(), ..self.xds.options() }
+        let names = ExtraType { type_url: NAME_TABLE.into(), names: Vec::new() };
+        let extra_types = self.dns.is_on().then_some(names).into_iter().collect();
+        crate::xds::Options { bind: self.listen.ports.clone(), extra_types, ..self.xds.options() }
     }
 
     /// Checks what types alone do not say.
@@ -295,6 +301,7 @@ impl Settings {
             return wrong("relay.idle_timeout", "give a duration above 0, such as 1h");
         }
         self.xds.validate()?;
+        self.dns.validate()?;
         let sources = [
             ("source.mesh_dir (--mesh-dir)", self.source.mesh_dir.is_some()),
             ("source.xds_file (--xds-file)", self.source.xds_file.is_some()),

@@ -2,7 +2,8 @@
 //!
 //! ```text
 //! text ── document ── resource (schema, then one module per kind checks it) ── Index
-//! Index ── catalog (every service and its endpoints) ── listeners (auto_passthrough, passthrough) ── Snapshot
+//! Index ── catalog (every service and its endpoints) ─┬─ listeners (auto_passthrough, passthrough) ── Snapshot
+//!                                                     └─ names (what DNS says)
 //! ```
 //!
 //! A resource without a namespace is in `default`, as `kubectl apply` has it. A resource is checked when it comes in, alone; a bad one is a rejection and its last good version stays. What only
@@ -28,6 +29,7 @@ mod findings;
 mod gateway;
 mod index;
 mod listeners;
+mod names;
 mod passthrough;
 mod resource;
 mod rules;
@@ -67,6 +69,8 @@ pub struct Options {
     pub rewrites: Vec<Rewrite>,
     /// For a connection attempt, where no DestinationRule says otherwise.
     pub connect_timeout: Duration,
+    /// Whether a ServiceEntry without addresses gets some of its own.
+    pub automatic_addresses: bool,
 }
 
 impl Default for Options {
@@ -87,6 +91,7 @@ impl Options {
             require_istio_alpn: true,
             rewrites: vec![Rewrite::global_to(cluster_domain)],
             connect_timeout: DEFAULT_CONNECT_TIMEOUT,
+            automatic_addresses: true,
         }
     }
 }

@@ -12,6 +12,7 @@ pub mod endpoint;
 pub mod istio;
 pub mod listener;
 pub mod locality;
+pub mod names;
 pub mod node;
 pub mod rbac;
 pub mod rejection;

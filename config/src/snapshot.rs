@@ -7,6 +7,7 @@ use serde::Serialize;
 
 use crate::cluster::Cluster;
 use crate::listener::{FilterChain, Listener};
+use crate::names::Names;
 use crate::rejection::{Notice, Place, Rejection, ResourceName};
 use crate::server_name::{Pattern, ServerName};
 
@@ -18,6 +19,9 @@ pub struct Snapshot {
     pub listeners: BTreeMap<String, Arc<Listener>>,
     /// By name.
     pub clusters: BTreeMap<String, Arc<Cluster>>,
+    /// What DNS says; `None` while the source has not said anything of names, which is not the same as none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub names: Option<Arc<Names>>,
     /// What was refused on the way here.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub rejections: Vec<Rejection>,

@@ -23,6 +23,7 @@ use crate::accept::ports::Ports;
 use crate::access_log::{self, AccessLog};
 use crate::admin::{self, ClusterMetrics, Sight};
 use crate::control_plane::{self, Handle};
+use crate::dns;
 use crate::drain::Leaving;
 use crate::gate::Gate;
 use crate::listener::Shared;
@@ -45,6 +46,7 @@ pub struct App {
     admin: SocketAddr,
     probes: Option<SocketAddr>,
     bound: watch::Receiver<BTreeMap<String, SocketAddr>>,
+    dns: dns::Bound,
     table: Arc<ArcSwap<Table>>,
     readiness: Readiness,
     stop_accepting: watch::Sender<bool>,
@@ -103,6 +105,7 @@ impl App {
         control(&mut tasks, &metrics, Arc::clone(&table), snapshots, published)?;
         let (bound_sender, bound) = watch::channel(BTreeMap::new());
         let stop_accepting = watch::Sender::new(false);
+        let dns = dns::start(&mut tasks, &settings.dns, tables.clone(), &metrics.dns, &readiness).await?;
         let ports = Ports::new(threads, shared);
         tasks.spawn(listen(ports, tables, stop_accepting.subscribe(), bound_sender, first_table));
 
@@ -129,6 +132,7 @@ impl App {
             admin,
             probes,
             bound,
+            dns,
             table,
             readiness,
             stop_accepting,
@@ -147,6 +151,11 @@ impl App {
     /// Where readiness for Kubernetes is bound.
     pub fn probes_address(&self) -> Option<SocketAddr> {
         self.probes
+    }
+
+    /// Where DNS is answered.
+    pub fn dns(&self) -> &dns::Bound {
+        &self.dns
     }
 
     /// The source that is fed by a control plane, if that is the source.
@@ -179,7 +188,7 @@ impl App {
     }
 
     /// Drains: is not ready any more, accepts nobody, and lets open connections go on until they end or the drain
-    /// timeout has passed.
+    /// timeout has passed. DNS is answered until then, for clients that have not heard of another address yet.
     pub async fn stop(mut self) -> Left {
         let _draining = self.readiness.wait_for("the end of the drain");
         self.stop_accepting.send_replace(true);
@@ -302,6 +311,7 @@ pub fn options(settings: &Settings) -> anyhow::Result<Options> {
         require_istio_alpn: settings.routing.require_istio_alpn,
         rewrites,
         connect_timeout: settings.upstream.connect_timeout,
+        automatic_addresses: settings.dns.automatic_addresses,
     })
 }
 

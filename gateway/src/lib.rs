@@ -20,6 +20,7 @@ pub mod source;
 pub mod access_log;
 pub mod admin;
 pub mod control_plane;
+pub mod dns;
 pub mod drain;
 pub mod gate;
 pub mod metrics;

@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use clap::Parser;
-use eastgate::args::{self, CheckArgs, Command, Eastgate, SettingsArgs};
+use eastgate::args::{self, CheckArgs, Command, DnsArgs, Eastgate, SettingsArgs};
 use eastgate::{app, check, demo, signals, telemetry, xds_command};
 use eastgate_config::bootstrap::Settings;
 
@@ -26,6 +26,10 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
             check::run(&dir, &app::options(&settings)?, output == "json")
         }
         Command::Hello(args) => check::hello(&args, &app::options(&Settings::default())?),
+        Command::Dns(DnsArgs { name, kind, settings }) => {
+            let settings = settings.settings(std::env::vars())?;
+            check::dns(name.as_deref(), &kind, &settings, &app::options(&settings)?)
+        }
         Command::Xds(args) => control_runtime()?.block_on(xds_command::run(&args)),
         Command::Config(settings) => {
             print!("{}", serde_saphyr::to_string(&settings.settings(std::env::vars())?)?);

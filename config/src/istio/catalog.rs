@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use super::export::Export;
 use super::resource::Object;
 use super::schema::{Labels, selects};
-use super::service::{EndpointSlice, Pod, Service, SliceEndpoint};
+use super::service::{Addresses, EndpointSlice, Pod, Service, SliceEndpoint};
 use super::service_entry::{Address as WorkloadAddress, ServiceEntry, TLS_MODE, Workload, speaks_mesh_tls};
 use super::translation::{Output, Resources};
 use crate::endpoint::{Address, Endpoint};
@@ -30,6 +30,8 @@ pub(super) struct MeshService<'a> {
     pub(super) external: bool,
     /// It has endpoints of its own (a ServiceEntry with `resolution: NONE` has not).
     pub(super) resolved: bool,
+    /// What its host resolves to.
+    pub(super) addresses: Addresses,
     /// The endpoints by service port.
     pub(super) ports: BTreeMap<u16, Vec<Member<'a>>>,
 }
@@ -90,6 +92,7 @@ impl<'a> Catalog<'a> {
                 self.services.insert(host, service);
             }
             Some(first) if first.namespace() == service.namespace() => {
+                first.addresses.join(service.addresses);
                 for (port, members) in service.ports {
                     first.ports.entry(port).or_default().extend(members);
                 }
@@ -152,7 +155,8 @@ fn of_kubernetes<'a>(
         ports.insert(port.number, members);
     }
     let external = service.external_name.is_some();
-    Some(MeshService { host, object, exported: &service.exported, external, resolved: true, ports })
+    let (exported, addresses) = (&service.exported, service.addresses.clone());
+    Some(MeshService { host, object, exported, external, resolved: true, addresses, ports })
 }
 
 /// An endpoint of an EndpointSlice: its Pod's labels count, and the slice's own where the Pod is not known.
@@ -236,6 +240,10 @@ fn of_entry<'a>(
         exported: &entry.exported,
         external: entry.external,
         resolved: entry.resolved,
+        addresses: match entry.addresses.as_slice() {
+            [] => Addresses::Automatic,
+            given => Addresses::Given(given.to_vec()),
+        },
         ports: ports.collect(),
     }
 }

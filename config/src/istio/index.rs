@@ -98,6 +98,9 @@ impl Index {
                 *cluster = Arc::clone(known);
             }
         }
+        if snapshot.names == self.previous.names {
+            snapshot.names.clone_from(&self.previous.names);
+        }
         snapshot.rejections = self.rejections();
         snapshot.notices.extend(snapshot.cross_check());
         snapshot.notices.extend(self.unused_kinds());
@@ -106,6 +109,7 @@ impl Index {
         self.previous = Snapshot {
             listeners: snapshot.listeners.clone(),
             clusters: snapshot.clusters.clone(),
+            names: snapshot.names.clone(),
             ..Snapshot::default()
         };
         snapshot

@@ -12,7 +12,7 @@ use super::rules::Rules;
 use super::service::{EndpointSlice, Pod, Service};
 use super::service_entry::{ServiceEntry, Workload};
 use super::virtual_service::VirtualService;
-use super::{Options, listeners};
+use super::{Options, listeners, names};
 use crate::cluster::{Cluster, LocalityEndpoints};
 use crate::endpoint::Endpoint;
 use crate::locality::Locality;
@@ -124,12 +124,14 @@ pub(super) fn translate<'a>(objects: impl Iterator<Item = &'a Object>, options: 
     let rules = Rules::new(&resources, options);
     let world = World { options, resources, catalog, rules };
     let listeners = listeners::translate(&world, &mut out);
+    let names = names::translate(&world, &mut out);
     Snapshot {
         listeners: listeners
             .into_iter()
             .map(|listener| (listener.name.clone(), Arc::new(listener)))
             .collect(),
         clusters: out.clusters,
+        names: Some(Arc::new(names)),
         rejections: Vec::new(),
         notices: out.notices,
     }
