@@ -97,7 +97,7 @@ fn file_snapshot() -> Snapshot {
     cluster.max_connections = Some(7);
     Snapshot {
         listeners: BTreeMap::from([("l".into(), Arc::new(listener))]),
-        clusters: BTreeMap::from([("c".into(), Arc::new(cluster))]),
+        clusters: [("c".to_owned(), Arc::new(cluster))].into_iter().collect(),
         ..Snapshot::default()
     }
 }

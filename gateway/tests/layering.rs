@@ -92,13 +92,10 @@ fn wire_types_stay_where_they_are_decoded() {
         let allowed = [
             "proto/",
             "config/src/xds",
-            "config/examples/xds",
             "config/tests/",
-            "config/examples/",
-            "gateway/benches/",
             "config/fuzz/",
-            "config/examples/xds",
-            "config/benches/",
+            "gateway/benches/",
+            "gateway/examples/",
             "gateway/src/source/xds",
             "gateway/tests/",
         ];
