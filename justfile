@@ -41,8 +41,9 @@ lint:
     cargo clippy --workspace --all-targets -- -D warnings
     RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps
 
-# What a mesh of 10,000 clusters costs: seconds, memory, shares of a core; then the same under criterion
+# What a mesh of 10,000 clusters costs: seconds, memory, shares of a core, latency; then the first of it under criterion
 scale:
+    cargo build --release --bin eastgate
     cargo run --release -p eastgate --example xds_scale
     cargo bench -p eastgate --bench xds_scale
 

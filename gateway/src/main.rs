@@ -47,12 +47,23 @@ fn control_runtime() -> anyhow::Result<tokio::runtime::Runtime> {
     Ok(tokio::runtime::Builder::new_current_thread().enable_all().build()?)
 }
 
+/// Lets data threads go before this thread, the control thread, where they share a core: a table may wait for a
+/// connection. They have started by now, and keep the niceness that the process was given; in Linux each thread has
+/// its own.
+fn stand_back() {
+    const NICENESS: i32 = 10;
+    if let Err(error) = rustix::process::nice(NICENESS) {
+        tracing::warn!(%error, "the control thread keeps its priority; updates may delay connections");
+    }
+}
+
 fn gateway(settings: &SettingsArgs) -> anyhow::Result<ExitCode> {
     let settings = settings.settings(std::env::vars())?;
     telemetry::start(&settings.log)?;
     let runtime = control_runtime()?;
     let ended = runtime.block_on(async {
         let mut app = app::App::start(settings).await?;
+        stand_back();
         tracing::info!(admin = %app.admin_address(), "started");
         tokio::select! {
             signal = signals::asked_to_end() => tracing::info!(signal = signal?, "leaving"),

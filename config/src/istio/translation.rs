@@ -130,7 +130,7 @@ pub(super) fn translate<'a>(objects: impl Iterator<Item = &'a Object>, options: 
             .into_iter()
             .map(|listener| (listener.name.clone(), Arc::new(listener)))
             .collect(),
-        clusters: out.clusters,
+        clusters: out.clusters.into(),
         names: Some(Arc::new(names)),
         rejections: Vec::new(),
         notices: out.notices,
