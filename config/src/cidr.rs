@@ -28,6 +28,17 @@ impl Cidr {
         Some(Self { address, prefix_len })
     }
 
+    /// How many first bits its addresses share.
+    pub fn prefix_len(&self) -> u8 {
+        self.prefix_len
+    }
+
+    /// The one address in the range, where there is just one.
+    pub fn single(&self) -> Option<IpAddr> {
+        let longest = if self.address.is_ipv4() { 32 } else { 128 };
+        (self.prefix_len == longest).then_some(self.address)
+    }
+
     /// Is the address in the range? An IPv4 address in IPv6 clothing counts as IPv4.
     pub fn contains(&self, address: IpAddr) -> bool {
         let other = Self::new(address.to_canonical(), u32::from(self.prefix_len));
@@ -43,6 +54,20 @@ fn mask(ones: u128, bits: u32, prefix_len: u8) -> u128 {
 impl fmt::Display for Cidr {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}/{}", self.address, self.prefix_len)
+    }
+}
+
+impl std::str::FromStr for Cidr {
+    type Err = ();
+
+    /// An address, or an address and a prefix length.
+    fn from_str(text: &str) -> Result<Self, ()> {
+        let (address, bits) =
+            text.split_once('/').map_or((text, None), |(address, bits)| (address, Some(bits)));
+        let address: IpAddr = address.parse().map_err(drop)?;
+        let whole = if address.is_ipv4() { 32 } else { 128 };
+        let bits = bits.map_or(Ok(whole), str::parse).map_err(drop)?;
+        Self::new(address, bits).ok_or(())
     }
 }
 

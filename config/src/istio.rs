@@ -28,6 +28,7 @@ mod findings;
 mod gateway;
 mod index;
 mod listeners;
+mod originate;
 mod passthrough;
 mod resource;
 mod rules;
@@ -40,6 +41,7 @@ mod virtual_service;
 pub use document::MAX_TEXT;
 pub use files::File;
 pub use index::Index;
+pub use originate::Originate;
 pub use resource::Kind;
 
 #[cfg(test)]
@@ -67,6 +69,8 @@ pub struct Options {
     pub rewrites: Vec<Rewrite>,
     /// For a connection attempt, where no DestinationRule says otherwise.
     pub connect_timeout: Duration,
+    /// Whether plain clients beside the gateway are served at the addresses of ServiceEntries, and how.
+    pub originate: Option<Originate>,
 }
 
 impl Default for Options {
@@ -87,6 +91,7 @@ impl Options {
             require_istio_alpn: true,
             rewrites: vec![Rewrite::global_to(cluster_domain)],
             connect_timeout: DEFAULT_CONNECT_TIMEOUT,
+            originate: None,
         }
     }
 }
