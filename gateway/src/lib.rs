@@ -13,6 +13,7 @@ pub mod upstream;
 
 pub mod proxy_protocol;
 pub mod relay;
+pub mod tls;
 
 pub mod publish;
 pub mod source;

@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use clap::Parser;
-use eastgate::args::{self, CheckArgs, Command, Eastgate, SettingsArgs};
+use eastgate::args::{self, CheckArgs, Command, Eastgate, VmCommand};
 use eastgate::{app, check, demo, signals, telemetry, xds_command};
 use eastgate_config::bootstrap::Settings;
 
@@ -19,7 +19,8 @@ fn main() -> ExitCode {
 
 fn run(command: Command) -> anyhow::Result<ExitCode> {
     match command {
-        Command::Run(settings) => gateway(&settings),
+        Command::Run(settings) => gateway(settings.settings(std::env::vars())?),
+        Command::Vm { command } => machine(&command),
         Command::Demo => control_runtime()?.block_on(demo::run()).map(|()| ExitCode::SUCCESS),
         Command::Check(CheckArgs { dir, output, settings }) => {
             let settings = settings.settings(std::env::vars())?;
@@ -43,8 +44,13 @@ fn control_runtime() -> anyhow::Result<tokio::runtime::Runtime> {
     Ok(tokio::runtime::Builder::new_current_thread().enable_all().build()?)
 }
 
-fn gateway(settings: &SettingsArgs) -> anyhow::Result<ExitCode> {
-    let settings = settings.settings(std::env::vars())?;
+fn machine(command: &VmCommand) -> anyhow::Result<ExitCode> {
+    match command {
+        VmCommand::Run(args) => gateway(args.settings(std::env::vars())?),
+    }
+}
+
+fn gateway(settings: Settings) -> anyhow::Result<ExitCode> {
     telemetry::start(&settings.log)?;
     control_runtime()?.block_on(async {
         let mut app = app::App::start(settings).await?;

@@ -6,7 +6,9 @@ use prometheus::{
     TextEncoder,
 };
 
+mod tls;
 mod xds;
+pub use tls::Tls;
 pub use xds::{Xds, timestamp};
 
 /// Names start with it.
@@ -22,6 +24,8 @@ pub struct Metrics {
     pub table: Table,
     /// The conversation with the control plane.
     pub xds: Xds,
+    /// The process's own end of the mesh's TLS.
+    pub tls: Tls,
     /// Records of the access log that were lost because its writer was behind.
     pub access_log_dropped: IntCounter,
     /// Whether `/ready` says yes.
@@ -146,6 +150,7 @@ impl Metrics {
                 publish_seconds: made.seconds("publish_seconds", "From a snapshot to its table in use")?,
             },
             xds: Xds::new(&made)?,
+            tls: Tls::new(&made)?,
             access_log_dropped: made.counter("access_log_dropped_total", "Access-log records lost")?,
             ready: made.gauge("ready", "1 when /ready says yes")?,
             registry,

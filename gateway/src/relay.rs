@@ -193,7 +193,7 @@ pub fn keep_alive(socket: SockRef<'_>, keepalive: Keepalive) -> io::Result<()> {
 
 /// Ends when patience does, give or take an eighth: one coarse look at the counters now and then costs less than a
 /// timer that is set anew with every read.
-async fn impatience(upstream: &TcpStream, meter: &Meter<'_>, patience: Patience) -> Error {
+pub(crate) async fn impatience(upstream: &TcpStream, meter: &Meter<'_>, patience: Patience) -> Error {
     let Patience { idle, age, keepalive } = patience;
     let shortest = age.map_or(idle, |age| age.min(idle));
     let step = (shortest / 8).clamp(Duration::from_millis(1), PUBLISH_EVERY);

@@ -17,7 +17,7 @@ mod transport;
 use std::sync::Arc;
 
 use eastgate_config::bootstrap::Settings;
-use eastgate_config::bootstrap::xds::Xds;
+use eastgate_config::bootstrap::xds::{Address, Xds};
 use eastgate_config::node::Identity;
 use eastgate_config::snapshot::Snapshot;
 use tokio::sync::{mpsc, watch};
@@ -27,11 +27,14 @@ use crate::control_plane::Commands;
 use crate::metrics;
 use crate::readiness::Readiness;
 use certificate::ClientCertificate;
+pub(in crate::source) use certificate::KeyAndChain;
 use driver::{Driver, Parts};
 use stream::Planes;
 use transport::Transport;
 
 pub use identity::identity;
+pub(in crate::source) use identity::own_address;
+pub(in crate::source) use transport::with_causes;
 
 /// Responses that wait for the driver: one is being read while another is applied.
 const QUEUE: usize = 1;
@@ -142,15 +145,39 @@ fn client_certificate(
     let Some(address) = xds.ca_address.as_ref().or(xds.addresses.first()).filter(|_| xds.csr) else {
         return ClientCertificate::None;
     };
-    let (sender, issued) = watch::channel(None);
-    let certificate = ClientCertificate::Issued(issued);
+    let wanted =
+        Wanted { address: address.clone(), spiffe: &identity.spiffe, cluster_id: &identity.cluster_id };
+    ClientCertificate::Issued(issued(tasks, settings, wanted, None, metrics))
+}
+
+/// A certificate that is wanted of the mesh's CA.
+#[derive(Debug)]
+pub(in crate::source) struct Wanted<'a> {
+    /// Where the CA is.
+    pub(in crate::source) address: Address,
+    /// The identity.
+    pub(in crate::source) spiffe: &'a str,
+    /// The cluster of whoever asks.
+    pub(in crate::source) cluster_id: &'a str,
+}
+
+/// Has the mesh's CA issue a certificate, and keeps it valid. The CA is shown `first` until there is one of its own.
+pub(in crate::source) fn issued(
+    tasks: &mut JoinSet<()>,
+    settings: &Settings,
+    wanted: Wanted<'_>,
+    first: Option<Arc<KeyAndChain>>,
+    metrics: &metrics::Xds,
+) -> watch::Receiver<Option<Arc<KeyAndChain>>> {
+    let (sender, issued) = watch::channel(first);
+    let shown = ClientCertificate::Issued(issued.clone());
     let ca = csr::Ca {
-        address: address.clone(),
-        transport: Transport::new(settings, certificate.clone(), &identity.cluster_id),
-        spiffe: identity.spiffe.clone(),
-        lifetime: xds.certificate_lifetime,
+        address: wanted.address,
+        transport: Transport::new(settings, shown, wanted.cluster_id),
+        spiffe: wanted.spiffe.into(),
+        lifetime: settings.xds.certificate_lifetime,
         metrics: metrics.clone(),
     };
     tasks.spawn(ca.keep(sender));
-    certificate
+    issued
 }

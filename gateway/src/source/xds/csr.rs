@@ -72,7 +72,7 @@ impl Ca {
     pub(super) async fn keep(self, issued: watch::Sender<Option<Arc<KeyAndChain>>>) {
         let mut backoff = Backoff::default();
         let mut failing = false;
-        let mut valid_until = SystemTime::now();
+        let mut valid_until = None;
         loop {
             let wait = match self.ask_in_time().await {
                 Ok(Issued { certificate, from, until }) => {
@@ -84,7 +84,7 @@ impl Ca {
                     tracing::info!(address = %self.address, identity, ?renewal, "the mesh's CA has issued a certificate");
                     backoff.reset();
                     failing = false;
-                    valid_until = until;
+                    valid_until = Some(until);
                     renewal
                 }
                 Err(error) => {
@@ -98,7 +98,7 @@ impl Ca {
                     }
                     failing = true;
                     // A control plane refuses one that is over, where it might have taken the token alone.
-                    if SystemTime::now() >= valid_until {
+                    if valid_until.is_some_and(|until| SystemTime::now() >= until) {
                         issued.send_replace(None);
                     }
                     wait
