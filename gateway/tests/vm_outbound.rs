@@ -88,11 +88,13 @@ async fn refused(pod: &Origin, directory: impl FnOnce(IpAddr, SocketAddr) -> Dir
     let gateway = Gateway::start(&mesh(&[pod.address()])).await;
     let vip = own_address();
     let machine = directory(vip, gateway.address).run(|layers, _| layers).await;
-    let mut stream = TcpStream::connect((vip, 8000)).await.unwrap();
-    let request = b"GET / HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n";
-    // The reset may come before the request is written.
-    let _ = stream.write_all(request).await;
-    let error = stream.read_to_end(&mut Vec::new()).await.unwrap_err();
+    // The reset may come as soon as the connection is there, and is told only once.
+    let exchange = async {
+        let mut stream = TcpStream::connect((vip, 8000)).await?;
+        stream.write_all(b"GET / HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").await?;
+        stream.read_to_end(&mut Vec::new()).await
+    };
+    let error = exchange.await.unwrap_err();
     assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
     let record = machine.records(1).await.remove(0);
     (record["flag"].as_str().unwrap().to_owned(), record["error"].as_str().unwrap().to_owned())
@@ -249,7 +251,7 @@ async fn a_directory_that_cannot_be_used_is_refused_with_one_line_that_helps() {
     directory.write("httpbin.yaml", &httpbin(vip, gateway.port()));
     let text = directory.refused().await;
     assert!(
-        text.contains("httpbin.yaml:19: ${CLUSTER_GW_ADDR} has no value; give the gateway's address"),
+        text.contains("httpbin.yaml:18: ${CLUSTER_GW_ADDR} has no value; give the gateway's address"),
         "{text}"
     );
 

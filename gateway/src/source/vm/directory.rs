@@ -37,11 +37,12 @@ pub enum Error {
     #[error(transparent)]
     Files(#[from] files::Error),
     /// What it says cannot be used.
-    #[error("{}: {source}", directory.display())]
+    #[error("{} cannot be used", directory.display())]
     Content {
         /// The directory.
         directory: PathBuf,
         /// Why.
+        #[source]
         source: vm::Error,
     },
 }
