@@ -82,10 +82,17 @@ where
     let watch = |socket: &'s TcpStream| Box::pin(reset(socket));
     let (mut up_watch, mut down_watch) = (None, None);
     std::future::poll_fn(|cx| {
-        let (up_done, down_done) = match tls {
-            Side::Upstream => (up.poll(cx, &mut plain, session), down.poll(cx, session, &mut plain)),
-            Side::Client => (up.poll(cx, session, &mut plain), down.poll(cx, &mut plain, session)),
+        let up_done = match tls {
+            Side::Upstream => up.poll(cx, &mut plain, session),
+            Side::Client => up.poll(cx, session, &mut plain),
         };
+        // The error of a reset is told once, to the write perhaps; the read after it looks like an end.
+        down.sender_broken |= up.failed.is_some();
+        let down_done = match tls {
+            Side::Upstream => down.poll(cx, session, &mut plain),
+            Side::Client => down.poll(cx, &mut plain, session),
+        };
+        up.sender_broken |= down.failed.is_some();
         for done in [up_done, down_done] {
             if let Poll::Ready(Err(error)) = done {
                 return Poll::Ready(Err(error));
@@ -123,6 +130,8 @@ struct Direction<'a> {
     state: State,
     /// The receiver is gone. What it sent before is still on its way to the other side.
     failed: Option<Error>,
+    /// The sender is broken: what it sent is passed on, and its end is none.
+    sender_broken: bool,
     moved: &'a Cell<u64>,
 }
 
@@ -136,7 +145,16 @@ enum State {
 
 impl<'a> Direction<'a> {
     fn new(from: (&'a TcpStream, Side), to: Side, first: Vec<u8>, moved: &'a Cell<u64>) -> Self {
-        Self { from, to, rest: first, written: 0, state: State::Reading, failed: None, moved }
+        Self {
+            from,
+            to,
+            rest: first,
+            written: 0,
+            state: State::Reading,
+            failed: None,
+            sender_broken: false,
+            moved,
+        }
     }
 
     fn has_ended(&self) -> bool {
@@ -158,6 +176,10 @@ impl<'a> Direction<'a> {
             let step = match self.state {
                 _ if !self.rest.is_empty() => self.write(cx, to),
                 State::Reading => self.read(cx, from, to),
+                State::Ending if self.sender_broken => {
+                    self.state = State::Ended;
+                    Poll::Ready(Ok(()))
+                }
                 State::Ending => Pin::new(&mut *to)
                     .poll_shutdown(cx)
                     .map_ok(|()| self.state = State::Ended)
