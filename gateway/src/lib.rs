@@ -33,4 +33,5 @@ pub mod args;
 pub mod check;
 pub mod demo;
 pub mod hello_command;
+pub mod vm;
 pub mod xds_command;

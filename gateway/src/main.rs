@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use eastgate::args::{self, CheckArgs, Command, Eastgate, VmCommand};
-use eastgate::{app, check, demo, signals, telemetry, xds_command};
+use eastgate::{app, check, demo, signals, telemetry, vm, xds_command};
 use eastgate_config::bootstrap::Settings;
 
 fn main() -> ExitCode {
@@ -46,8 +46,13 @@ fn control_runtime() -> anyhow::Result<tokio::runtime::Runtime> {
 
 fn machine(command: &VmCommand) -> anyhow::Result<ExitCode> {
     match command {
-        VmCommand::Run(args) => gateway(args.settings(std::env::vars())?),
+        VmCommand::Run(args) => return gateway(args.settings(std::env::vars())?),
+        VmCommand::Bundle(args) => vm::bundle(args)?,
+        VmCommand::Install(args) => vm::install(args)?,
+        VmCommand::Uninstall(args) => vm::uninstall(args)?,
+        VmCommand::Rules(args) => vm::rules(args)?,
     }
+    Ok(ExitCode::SUCCESS)
 }
 
 fn gateway(settings: Settings) -> anyhow::Result<ExitCode> {

@@ -9,12 +9,21 @@ use eastgate_config::spiffe::IdPattern;
 use serde_json::{Map, Value, json};
 
 use super::SettingsArgs;
+use crate::vm::{BundleArgs, InstallArgs, RulesArgs, UninstallArgs};
 
 /// What to do for the VM.
 #[derive(Debug, Subcommand)]
 pub enum VmCommand {
     /// Run on the VM: carry plain TCP to the mesh's services, and let the mesh in to its own
     Run(Box<VmRunArgs>),
+    /// Make the directory to copy to a VM
+    Bundle(BundleArgs),
+    /// Lay out a VM's directory on this machine: certificates, cluster.env, /etc/hosts, systemd units
+    Install(InstallArgs),
+    /// Take away all that install has laid out
+    Uninstall(UninstallArgs),
+    /// Print the nftables rules that redirect a VM's connections
+    Rules(RulesArgs),
 }
 
 /// `eastgate vm run`

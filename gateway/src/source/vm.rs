@@ -135,6 +135,33 @@ pub async fn run(
     }
 }
 
+/// What the directory says, without serving it.
+///
+/// # Errors
+/// It cannot be used.
+pub fn read(root: &Path, settings: &Settings, mut options: Options) -> Result<(Machine, Snapshot), Error> {
+    options.originate = Some(Originate { redirect: settings.vm.redirect });
+    let contents = Contents::read(root)?;
+    let machine = contents.machine(&settings.vm)?;
+    let mut index = Index::default();
+    contents.load(&mut index, &machine)?;
+    let snapshot = directory::snapshot(&mut index, &machine, &settings.vm, &options);
+    Ok((machine, snapshot))
+}
+
+/// Whether the directory's certificate can be used, or there is a token to get one with.
+///
+/// # Errors
+/// Neither, and why.
+pub fn check_certificate(root: &Path) -> Result<(), Error> {
+    let paths = Paths::new(root);
+    match certificates::key_and_chain(&paths)? {
+        Some(current) => certificates::made(&paths, &current).map(drop).map_err(Error::from),
+        None if root.join("istio-token").exists() => Ok(()),
+        None => Err(Error::NoCertificate(root.to_owned())),
+    }
+}
+
 fn warn_once(error: &directory::Error, warned: &mut Option<String>) {
     let text = xds::with_causes(error);
     if warned.as_ref() != Some(&text) {
@@ -158,15 +185,16 @@ fn begin(
     certificates: &mut Certificates,
     metrics: &Metrics,
 ) -> Result<Option<Issued>, Error> {
-    let first = certificates.key_and_chain()?;
-    let token = [root.join("istio-token"), certificates.directory().join("istio-token"), TOKEN.into()]
-        .into_iter()
-        .find(|path| path.exists());
+    let first = certificates::key_and_chain(certificates.paths())?;
+    let token =
+        [root.join("istio-token"), certificates.paths().directory().join("istio-token"), TOKEN.into()]
+            .into_iter()
+            .find(|path| path.exists());
     let address = settings.vm.ca_address.clone().or_else(|| machine.ca()).filter(|address| address != "-");
     if first.is_some() {
         certificates.load(first.as_deref())?;
     } else if token.is_none() || address.is_none() {
-        return Err(Error::NoCertificate(certificates.directory().to_owned()));
+        return Err(Error::NoCertificate(certificates.paths().directory().to_owned()));
     }
     let Some(text) = address else { return Ok(None) };
     let spiffe = SpiffeId::new(&machine.trust_domain, &machine.namespace, &machine.service_account)?;
@@ -174,7 +202,7 @@ fn begin(
     let mut address: Address = text.parse().map_err(|error: AddressError| wrong(error.to_string()))?;
     let mut asking = settings.clone();
     asking.xds.server_name = settings.vm.ca_server_name.clone();
-    asking.xds.root_paths = vec![certificates.root_path().to_owned()];
+    asking.xds.root_paths = vec![certificates.paths().root.clone()];
     asking.xds.token_path = token;
     directory::by_hosts(&mut address, &mut asking.xds.server_name, machine);
     let spiffe = spiffe.to_string();

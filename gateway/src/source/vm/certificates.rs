@@ -15,7 +15,7 @@ pub(super) struct Paths {
     directory: PathBuf,
     chain: PathBuf,
     key: PathBuf,
-    root: PathBuf,
+    pub(super) root: PathBuf,
 }
 
 impl Paths {
@@ -66,7 +66,7 @@ pub(super) struct Certificates {
     /// From the mesh's CA; where there is one, the files' own does not count any more.
     issued: Option<Arc<KeyAndChain>>,
     /// What is in place: chain and key, and the roots.
-    in_place: Option<(KeyAndChain, Vec<u8>)>,
+    in_place: Option<(KeyAndChain, String)>,
     warned: Option<String>,
 }
 
@@ -75,38 +75,19 @@ impl Certificates {
         Self { paths, mesh, metrics, issued: None, in_place: None, warned: None }
     }
 
-    pub(super) fn directory(&self) -> &Path {
-        &self.paths.directory
-    }
-
-    pub(super) fn root_path(&self) -> &Path {
-        &self.paths.root
-    }
-
-    /// Chain and key as the files have them; none where neither file is there.
-    pub(super) fn key_and_chain(&self) -> Result<Option<Arc<KeyAndChain>>, Error> {
-        let Paths { chain, key, .. } = &self.paths;
-        if !chain.exists() && !key.exists() {
-            return Ok(None);
-        }
-        let text = |path: &Path| {
-            std::fs::read_to_string(path).map_err(|source| Error::Read { path: path.to_owned(), source })
-        };
-        Ok(Some(Arc::new(KeyAndChain { chain: text(chain)?, key: text(key)? })))
+    pub(super) fn paths(&self) -> &Paths {
+        &self.paths
     }
 
     /// Puts this one in place, or the one in the files.
     pub(super) fn load(&mut self, given: Option<&KeyAndChain>) -> Result<(), Error> {
-        let from_files = if given.is_none() { self.key_and_chain()? } else { None };
+        let from_files = if given.is_none() { key_and_chain(&self.paths)? } else { None };
         let Some(current) = given.or(from_files.as_deref()) else { return Ok(()) };
-        let path = &self.paths.root;
-        let roots = std::fs::read(path).map_err(|source| Error::Read { path: path.clone(), source })?;
+        let roots = read(&self.paths.root)?;
         if self.in_place.as_ref().is_some_and(|(before, root)| before == current && *root == roots) {
             return Ok(());
         }
-        let made =
-            Credentials::new(current.chain.as_bytes(), current.key.as_bytes(), &roots, SystemTime::now());
-        let made = made.map_err(|source| Error::Unfit { directory: self.paths.directory.clone(), source })?;
+        let made = made(&self.paths, current)?;
         let (identity, until) = (&made.identity, jiff::Timestamp::try_from(made.until).unwrap_or_default());
         tracing::info!(%identity, %until, "the mesh certificate is in place");
         self.metrics.expiry.set(timestamp(made.until));
@@ -136,4 +117,25 @@ impl Certificates {
             }
         }
     }
+}
+
+/// Chain and key as the files have them; none where neither file is there.
+pub(super) fn key_and_chain(paths: &Paths) -> Result<Option<Arc<KeyAndChain>>, Error> {
+    let Paths { chain, key, .. } = paths;
+    if !chain.exists() && !key.exists() {
+        return Ok(None);
+    }
+    Ok(Some(Arc::new(KeyAndChain { chain: read(chain)?, key: read(key)? })))
+}
+
+/// Chain and key with the roots in the file.
+pub(super) fn made(paths: &Paths, current: &KeyAndChain) -> Result<Credentials, Error> {
+    let roots = read(&paths.root)?;
+    let (chain, key) = (current.chain.as_bytes(), current.key.as_bytes());
+    let made = Credentials::new(chain, key, roots.as_bytes(), SystemTime::now());
+    made.map_err(|source| Error::Unfit { directory: paths.directory.clone(), source })
+}
+
+fn read(path: &Path) -> Result<String, Error> {
+    std::fs::read_to_string(path).map_err(|source| Error::Read { path: path.to_owned(), source })
 }
