@@ -17,7 +17,7 @@ pub enum VmCommand {
     /// Run on the VM: carry plain TCP to the mesh's services, and let the mesh in to its own
     Run(Box<VmRunArgs>),
     /// Make the directory to copy to a VM
-    Bundle(BundleArgs),
+    Bundle(Box<BundleArgs>),
     /// Lay out a VM's directory on this machine: certificates, cluster.env, /etc/hosts, systemd units
     Install(InstallArgs),
     /// Take away all that install has laid out
