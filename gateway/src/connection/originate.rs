@@ -44,8 +44,10 @@ async fn forward(
         // The service's DestinationRule says that its endpoints take plain TCP.
         None => {
             let upstream = connect(client, &routed, ends.remote, listener, record).await?;
-            record.engine = "copy";
-            relay::run(client, &upstream.stream, begun.raw, &meter, listener.patience(&routed)).await
+            let result =
+                relay::run(client, &upstream.stream, begun.raw, &meter, listener.patience(&routed)).await;
+            record.engine = meter.engine();
+            result
         }
         Some(peers) => secured(client, &routed, peers, (begun.raw, &meter), listener, record).await?,
     };
