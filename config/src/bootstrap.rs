@@ -18,10 +18,12 @@ use crate::xds::{ExtraType, NAME_TABLE};
 pub mod dns;
 mod keys;
 mod layers;
+mod vm;
 pub mod xds;
 pub use dns::Dns;
 pub use keys::{KEYS, Key};
 pub use layers::{Error, Layers};
+pub use vm::Vm;
 pub use xds::Xds;
 
 /// The prefix of every environment variable that is a setting.
@@ -41,6 +43,7 @@ pub struct Settings {
     pub routing: Routing,
     pub upstream: Upstream,
     pub relay: Relay,
+    pub vm: Vm,
     pub limits: Limits,
     pub threads: usize,
     pub admin: Admin,
@@ -306,6 +309,7 @@ impl Settings {
             ("source.mesh_dir (--mesh-dir)", self.source.mesh_dir.is_some()),
             ("source.xds_file (--xds-file)", self.source.xds_file.is_some()),
             ("xds.addresses (--xds)", !self.xds.addresses.is_empty()),
+            ("vm.config_dir (vm run)", self.vm.config_dir.is_some()),
         ];
         let given: Vec<_> = sources.into_iter().filter(|(_, given)| *given).map(|(name, _)| name).collect();
         if given.len() > 1 {

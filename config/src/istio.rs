@@ -30,6 +30,7 @@ mod gateway;
 mod index;
 mod listeners;
 mod names;
+mod originate;
 mod passthrough;
 mod resource;
 mod rules;
@@ -42,6 +43,7 @@ mod virtual_service;
 pub use document::MAX_TEXT;
 pub use files::File;
 pub use index::Index;
+pub use originate::Originate;
 pub use resource::Kind;
 
 #[cfg(test)]
@@ -71,6 +73,8 @@ pub struct Options {
     pub connect_timeout: Duration,
     /// Whether a ServiceEntry without addresses gets some of its own.
     pub automatic_addresses: bool,
+    /// Whether plain clients beside the gateway are served at the addresses of ServiceEntries, and how.
+    pub originate: Option<Originate>,
 }
 
 impl Default for Options {
@@ -92,6 +96,7 @@ impl Options {
             rewrites: vec![Rewrite::global_to(cluster_domain)],
             connect_timeout: DEFAULT_CONNECT_TIMEOUT,
             automatic_addresses: true,
+            originate: None,
         }
     }
 }

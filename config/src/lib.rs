@@ -19,4 +19,6 @@ pub mod rejection;
 pub mod route;
 pub mod server_name;
 pub mod snapshot;
+pub mod spiffe;
+pub mod vm;
 pub mod xds;

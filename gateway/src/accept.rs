@@ -292,6 +292,7 @@ mod tests {
             settings: Arc::new(settings),
             table: Arc::new(ArcSwap::from_pointee(Table::default())),
             metrics,
+            mesh: Arc::default(),
             hellos: Gate::new(usize::MAX),
         }
     }

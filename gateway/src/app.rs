@@ -30,8 +30,9 @@ use crate::listener::Shared;
 use crate::metrics::Metrics;
 use crate::publish::Publisher;
 use crate::readiness::{Readiness, Wait};
-use crate::source::{files, xds};
+use crate::source::{files, vm, xds};
 use crate::table::Table;
+use crate::tls::Mesh;
 use crate::upstream::resolve;
 
 /// A listener that cannot be bound is tried again this often.
@@ -90,18 +91,20 @@ impl App {
         let exact_balance = settings.listen.exact_balance;
         let threads = Threads::start(threads, exact_balance, connections, Arc::clone(&leaving))
             .context("cannot start data threads")?;
+        let mesh = Arc::new(Mesh::default());
         let shared = Shared {
             settings: Arc::clone(&settings),
             table: Arc::clone(&table),
             metrics: metrics.clone(),
             access_log,
             hellos: Gate::new(settings.limits.max_pending_hellos),
+            mesh: Arc::clone(&mesh),
         };
 
         let mut tasks = JoinSet::new();
         let (published, tables) = watch::channel(table.load_full());
         let (snapshot_sender, snapshots) = watch::channel(None);
-        let (xds, node) = source(&mut tasks, &settings, &metrics, &readiness, snapshot_sender)?;
+        let (xds, node) = source(&mut tasks, &settings, &metrics, (&readiness, &mesh), snapshot_sender)?;
         control(&mut tasks, &metrics, Arc::clone(&table), snapshots, published)?;
         let (bound_sender, bound) = watch::channel(BTreeMap::new());
         let stop_accepting = watch::Sender::new(false);
@@ -179,7 +182,11 @@ impl App {
                 ended = self.tasks.join_next() => return Err(why(ended)),
             }
         }
-        Ok(self.bound.borrow().clone())
+        // A part that has ended has given back what it was waited for.
+        match self.tasks.try_join_next() {
+            Some(ended) => Err(why(Some(ended))),
+            None => Ok(self.bound.borrow().clone()),
+        }
     }
 
     /// Returns only when a part of the gateway has ended that should not have.
@@ -236,9 +243,15 @@ fn source(
     tasks: &mut JoinSet<anyhow::Result<()>>,
     settings: &Arc<Settings>,
     metrics: &Metrics,
-    readiness: &Readiness,
+    (readiness, mesh): (&Readiness, &Arc<Mesh>),
     snapshots: watch::Sender<Option<Arc<Snapshot>>>,
 ) -> anyhow::Result<(Option<Handle>, Node)> {
+    if let Some(directory) = settings.vm.config_dir.clone() {
+        let ends = vm::Ends { snapshots, mesh: Arc::clone(mesh), metrics: metrics.clone() };
+        let running = vm::run(directory, Arc::clone(settings), options(settings)?, ends);
+        tasks.spawn(async move { Ok(running.await?) });
+        return Ok((None, Node::default()));
+    }
     if let Some(root) = settings.source.mesh_dir.clone() {
         let options = options(settings)?;
         tasks.spawn(async move { Ok(files::run(root, options, snapshots).await?) });
@@ -312,6 +325,7 @@ pub fn options(settings: &Settings) -> anyhow::Result<Options> {
         rewrites,
         connect_timeout: settings.upstream.connect_timeout,
         automatic_addresses: settings.dns.automatic_addresses,
+        originate: None,
     })
 }
 

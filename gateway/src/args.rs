@@ -11,6 +11,10 @@ use serde_json::{Value, json};
 use crate::hello_command::HelloArgs;
 use crate::xds_command::XdsArgs;
 
+mod vm;
+
+pub use vm::{VmCommand, VmRunArgs};
+
 /// An SNI-routing multicluster ingress gateway.
 ///
 /// Peeks at the ClientHello's server name, rewrites *.global, finds the service's endpoints and passes the TLS
@@ -39,6 +43,12 @@ pub enum Command {
     Dns(DnsArgs),
     /// Ask a running gateway about its control plane: status, log, diff, release
     Xds(XdsArgs),
+    /// Join a VM or bare-metal host to the mesh
+    Vm {
+        /// What to do for it.
+        #[command(subcommand)]
+        command: VmCommand,
+    },
     /// Print the effective settings as YAML
     #[command(after_long_help = settings_help())]
     Config(SettingsArgs),
@@ -130,6 +140,14 @@ impl SettingsArgs {
         &self,
         environment: impl IntoIterator<Item = (String, String)>,
     ) -> anyhow::Result<Settings> {
+        Ok(self.layers(environment)?.settings()?)
+    }
+
+    /// The same, for more flags on top.
+    ///
+    /// # Errors
+    /// As for [`settings`](Self::settings).
+    pub fn layers(&self, environment: impl IntoIterator<Item = (String, String)>) -> anyhow::Result<Layers> {
         let mut layers = Layers::new();
         if let Some(path) = &self.config {
             let text =
@@ -153,8 +171,7 @@ impl SettingsArgs {
             .flag("admin.readiness_address", self.readiness.clone())
             .flag("threads", self.threads.map(Value::from))
             .flag("access_log.path", self.access_log.clone())
-            .flag("log.level", self.log_level.clone())
-            .settings()?)
+            .flag("log.level", self.log_level.clone()))
     }
 }
 

@@ -3,8 +3,8 @@
 use std::process::ExitCode;
 
 use clap::Parser;
-use eastgate::args::{self, CheckArgs, Command, DnsArgs, Eastgate, SettingsArgs};
-use eastgate::{app, check, demo, signals, telemetry, xds_command};
+use eastgate::args::{self, CheckArgs, Command, DnsArgs, Eastgate, VmCommand};
+use eastgate::{app, check, demo, signals, telemetry, vm, xds_command};
 use eastgate_config::bootstrap::Settings;
 
 fn main() -> ExitCode {
@@ -19,7 +19,8 @@ fn main() -> ExitCode {
 
 fn run(command: Command) -> anyhow::Result<ExitCode> {
     match command {
-        Command::Run(settings) => gateway(&settings),
+        Command::Run(settings) => gateway(settings.settings(std::env::vars())?),
+        Command::Vm { command } => machine(&command),
         Command::Demo => control_runtime()?.block_on(demo::run()).map(|()| ExitCode::SUCCESS),
         Command::Check(CheckArgs { dir, output, settings }) => {
             let settings = settings.settings(std::env::vars())?;
@@ -57,8 +58,18 @@ fn stand_back() {
     }
 }
 
-fn gateway(settings: &SettingsArgs) -> anyhow::Result<ExitCode> {
-    let settings = settings.settings(std::env::vars())?;
+fn machine(command: &VmCommand) -> anyhow::Result<ExitCode> {
+    match command {
+        VmCommand::Run(args) => return gateway(args.settings(std::env::vars())?),
+        VmCommand::Bundle(args) => vm::bundle(args)?,
+        VmCommand::Install(args) => vm::install(args)?,
+        VmCommand::Uninstall(args) => vm::uninstall(args)?,
+        VmCommand::Rules(args) => vm::rules(args)?,
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn gateway(settings: Settings) -> anyhow::Result<ExitCode> {
     telemetry::start(&settings.log)?;
     let runtime = control_runtime()?;
     let ended = runtime.block_on(async {

@@ -77,7 +77,8 @@ pub struct Meter<'a> {
 }
 
 impl<'a> Meter<'a> {
-    fn new(totals: (&'a AtomicU64, &'a AtomicU64)) -> Self {
+    /// Counts into a pair of (to upstream, to client) counters.
+    pub fn new(totals: (&'a AtomicU64, &'a AtomicU64)) -> Self {
         Self {
             to_upstream: Cell::new(0),
             to_client: Cell::new(0),
@@ -126,25 +127,20 @@ pub struct Relay<'a> {
     upstream: &'a TcpStream,
     /// For the endpoint before anything else.
     first: Cell<Vec<u8>>,
-    meter: Meter<'a>,
+    meter: &'a Meter<'a>,
     patience: Patience,
 }
 
 impl<'a> Relay<'a> {
     /// Between these two. The endpoint gets `first` before anything else: what was read before the relay took over, such
-    /// as the ClientHello. What moves is added to a pair of (to upstream, to client) counters.
+    /// as the ClientHello.
     pub fn new(
         (client, upstream): (&'a TcpStream, &'a TcpStream),
         first: Vec<u8>,
-        totals: (&'a AtomicU64, &'a AtomicU64),
+        meter: &'a Meter<'a>,
         patience: Patience,
     ) -> Self {
-        Self { client, upstream, first: Cell::new(first), meter: Meter::new(totals), patience }
-    }
-
-    /// What has moved.
-    pub fn meter(&self) -> &Meter<'a> {
-        &self.meter
+        Self { client, upstream, first: Cell::new(first), meter, patience }
     }
 
     /// Relays until both directions have ended, one side broke, or patience is at its end.
@@ -155,7 +151,7 @@ impl<'a> Relay<'a> {
     pub async fn run(&self) -> Result<(), Error> {
         let result = tokio::select! {
             result = self.both() => result,
-            error = self.impatience() => Err(error),
+            error = impatience(self.upstream, self.meter, &self.patience) => Err(error),
         };
         if let Err(Error::Broken { side, .. }) = result {
             // A socket that is already gone cannot be told anything.
@@ -193,33 +189,32 @@ impl<'a> Relay<'a> {
             Side::Upstream => self.upstream,
         }
     }
+}
 
-    /// Ends when patience does, give or take an eighth: one coarse look at the counters now and then costs less than a
-    /// timer that is set anew with every read.
-    async fn impatience(&self) -> Error {
-        let Patience { idle, age, keepalive } = &self.patience;
-        let step =
-            (age.map_or(*idle, |age| age.min(*idle)) / 8).clamp(Duration::from_millis(1), PUBLISH_EVERY);
-        let began = Instant::now();
-        let (mut seen, mut since) = ((0, 0), began);
-        let mut sleep = pin!(tokio::time::sleep(step));
-        sleep.as_mut().await;
-        // A socket that is gone already is for the pumps to find out about.
-        let _ = keep_alive(SockRef::from(self.upstream), *keepalive);
-        loop {
-            let now = (self.meter.to_upstream.get(), self.meter.to_client.get());
-            if now != seen {
-                self.meter.publish();
-                (seen, since) = (now, Instant::now());
-            } else if since.elapsed() >= *idle {
-                return Error::Idle(*idle);
-            }
-            if let Some(age) = age.filter(|age| began.elapsed() >= *age) {
-                return Error::Expired(age);
-            }
-            sleep.as_mut().reset(Instant::now() + step);
-            sleep.as_mut().await;
+/// Ends when patience does, give or take an eighth: one coarse look at the counters now and then costs less than a timer
+/// that is set anew with every read.
+pub(crate) async fn impatience(upstream: &TcpStream, meter: &Meter<'_>, patience: &Patience) -> Error {
+    let Patience { idle, age, keepalive } = patience;
+    let step = (age.map_or(*idle, |age| age.min(*idle)) / 8).clamp(Duration::from_millis(1), PUBLISH_EVERY);
+    let began = Instant::now();
+    let (mut seen, mut since) = ((0, 0), began);
+    let mut sleep = pin!(tokio::time::sleep(step));
+    sleep.as_mut().await;
+    // A socket that is gone already is for the pumps to find out about.
+    let _ = keep_alive(SockRef::from(upstream), *keepalive);
+    loop {
+        let now = (meter.to_upstream.get(), meter.to_client.get());
+        if now != seen {
+            meter.publish();
+            (seen, since) = (now, Instant::now());
+        } else if since.elapsed() >= *idle {
+            return Error::Idle(*idle);
         }
+        if let Some(age) = age.filter(|age| began.elapsed() >= *age) {
+            return Error::Expired(age);
+        }
+        sleep.as_mut().reset(Instant::now() + step);
+        sleep.as_mut().await;
     }
 }
 

@@ -7,7 +7,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
-use eastgate_config::listener::{Ends, HashPolicy};
+use eastgate_config::listener::{Ends, HashPolicy, Peers};
 use eastgate_config::route::Route;
 use eastgate_config::server_name::ServerName;
 use eastgate_config::snapshot::Snapshot;
@@ -65,6 +65,8 @@ pub struct Routed {
     pub hash_policy: Option<HashPolicy>,
     /// The chain's limits, where it has any.
     pub limits: Option<Arc<Limits>>,
+    /// Who must be at the other end of the gateway's own TLS session, where it has one.
+    pub peers: Option<Arc<Peers>>,
 }
 
 /// Why a connection goes nowhere.
@@ -204,6 +206,7 @@ impl Table {
             connect_attempts: chain.options.max_connect_attempts,
             hash_policy: chain.options.hash_policy,
             limits: taken.limits,
+            peers: chain.options.peers.clone(),
         })
     }
 

@@ -23,9 +23,9 @@ const ROWS: &[&[&str]] = &[
     &["table"],
     &["listener"],
     &["connection", "publish"],
-    &["accept", "source", "dns", "admin", "restart", "vm", "hello_command", "xds_command"],
+    &["accept", "source", "dns", "admin", "restart", "hello_command", "xds_command"],
     &["app"],
-    &["check"],
+    &["check", "vm"],
     &["args", "demo", "main"],
 ];
 const LONGEST: usize = 500;

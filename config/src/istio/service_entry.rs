@@ -11,6 +11,7 @@ use super::service::Port;
 use crate::cidr::Cidr;
 use crate::locality::Locality;
 use crate::server_name::{Pattern, ServerName};
+use crate::spiffe::IdPattern;
 
 /// Says that a workload speaks mesh TLS, on whatever describes the workload.
 pub(super) const TLS_MODE: &str = "security.istio.io/tlsMode";
@@ -24,7 +25,10 @@ pub(super) fn speaks_mesh_tls(labels: &Labels) -> bool {
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct ServiceEntry {
     pub(super) hosts: Vec<Pattern>,
+    /// Where plain clients connect to.
     pub(super) addresses: Vec<Cidr>,
+    /// Who its endpoints must be; none for anybody in the mesh.
+    pub(super) identities: Vec<IdPattern>,
     pub(super) ports: Vec<Port>,
     /// `MESH_EXTERNAL`: never exposed by itself.
     pub(super) external: bool,
@@ -81,6 +85,7 @@ impl ServiceEntry {
         Self {
             hosts,
             addresses,
+            identities: parse_identities(&schema.subject_alt_names, findings),
             ports,
             external: schema.location == schema::Location::MeshExternal,
             resolved: !matches!(schema.resolution, Resolution::None | Resolution::DynamicDns),
@@ -182,6 +187,19 @@ fn parse_addresses(addresses: &[String], findings: &mut Findings) -> Vec<Cidr> {
     addresses
         .filter_map(|(index, address)| findings.take(&format!("spec.addresses[{index}]"), address.parse()))
         .collect()
+}
+
+/// The identities among the alternative names: DNS names do not stand in the certificates of a mesh.
+fn parse_identities(names: &[String], findings: &mut Findings) -> Vec<IdPattern> {
+    let parse = |(index, name): (usize, &String)| {
+        let identity = name.parse().ok().filter(|_| name.starts_with("spiffe://"));
+        if identity.is_none() {
+            let message = "it is not looked for: mesh certificates hold identities such as spiffe://cluster.local/ns/bar/sa/httpbin";
+            findings.notice(format!("spec.subjectAltNames[{index}]"), message);
+        }
+        identity
+    };
+    names.iter().enumerate().filter_map(parse).collect()
 }
 
 fn parse_ports(ports: &[schema::ServicePort], findings: &mut Findings) -> Vec<Port> {

@@ -12,7 +12,7 @@ use super::rules::Rules;
 use super::service::{EndpointSlice, Pod, Service};
 use super::service_entry::{ServiceEntry, Workload};
 use super::virtual_service::VirtualService;
-use super::{Options, listeners, names};
+use super::{Options, listeners, names, originate};
 use crate::cluster::{Cluster, LocalityEndpoints};
 use crate::endpoint::Endpoint;
 use crate::locality::Locality;
@@ -123,7 +123,10 @@ pub(super) fn translate<'a>(objects: impl Iterator<Item = &'a Object>, options: 
     let catalog = Catalog::new(&resources, &options.cluster_domain, &mut out);
     let rules = Rules::new(&resources, options);
     let world = World { options, resources, catalog, rules };
-    let listeners = listeners::translate(&world, &mut out);
+    let mut listeners = listeners::translate(&world, &mut out);
+    if let Some(how) = options.originate {
+        listeners.extend(originate::listeners(&world, how, &mut out));
+    }
     let names = names::translate(&world, &mut out);
     Snapshot {
         listeners: listeners

@@ -41,11 +41,11 @@ fn relayed_with(patience: Patience) -> Relayed {
             });
             let totals = [const { AtomicU64::new(0) }; 2];
             let totals = (&totals[0], &totals[1]);
-            let relay = Relay::new((&inner[0], &inner[1]), Vec::new(), totals, patience);
-            let result = relay.run().await;
-            let engine = relay.meter().engine();
-            let counted = (relay.meter().to_upstream.get(), relay.meter().to_client.get());
-            drop(relay);
+            let meter = Meter::new(totals);
+            let result = Relay::new((&inner[0], &inner[1]), Vec::new(), &meter, patience).run().await;
+            let engine = meter.engine();
+            let counted = (meter.to_upstream.get(), meter.to_client.get());
+            drop(meter);
             let published = (totals.0.load(Relaxed), totals.1.load(Relaxed));
             assert_eq!(published, counted);
             Outcome { result, to_upstream: counted.0, to_client: counted.1, engine }
