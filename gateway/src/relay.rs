@@ -129,6 +129,9 @@ pub struct Relay<'a> {
     first: Cell<Vec<u8>>,
     meter: &'a Meter<'a>,
     patience: Patience,
+    /// A receiver was found gone: what its own reading says from now on is no FIN, because the kernel tells of a reset
+    /// once and has told the writer.
+    broken: Cell<bool>,
 }
 
 impl<'a> Relay<'a> {
@@ -140,7 +143,7 @@ impl<'a> Relay<'a> {
         meter: &'a Meter<'a>,
         patience: Patience,
     ) -> Self {
-        Self { client, upstream, first: Cell::new(first), meter, patience }
+        Self { client, upstream, first: Cell::new(first), meter, patience, broken: Cell::new(false) }
     }
 
     /// Relays until both directions have ended, one side broke, or patience is at its end.
@@ -176,6 +179,7 @@ impl<'a> Relay<'a> {
             },
             // The receiver is gone, but what it sent before is still on its way to the other side.
             Err(pump::Error::Write(error)) => {
+                self.broken.set(true);
                 let _ = rest.await;
                 Err(error)
             }

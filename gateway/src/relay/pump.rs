@@ -122,6 +122,7 @@ pub(super) async fn pump(relay: &Relay<'_>, sender: Side) -> Result<(), Error> {
                     .await
                     .map_err(|error| Failed::Read(error).of(sender))?;
             }
+            Ok(Turn::End) if relay.broken.get() => return Ok(()),
             Ok(Turn::End) => break,
             // Boxed, so that connections that do not wait for their receiver need no room for it.
             Ok(Turn::Left(rest)) => {

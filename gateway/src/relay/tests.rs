@@ -32,10 +32,14 @@ fn relayed(idle: Duration) -> Relayed {
 fn relayed_with(patience: Patience) -> Relayed {
     let (client, client_inner) = pair();
     let (upstream, upstream_inner) = pair();
-    let relay = std::thread::spawn(move || {
+    Relayed { client, upstream, relay: relay_between(client_inner, upstream_inner, patience) }
+}
+
+fn relay_between(client: StdStream, upstream: StdStream, patience: Patience) -> JoinHandle<Outcome> {
+    std::thread::spawn(move || {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async {
-            let inner = [client_inner, upstream_inner].map(|stream| {
+            let inner = [client, upstream].map(|stream| {
                 stream.set_nonblocking(true).unwrap();
                 TcpStream::from_std(stream).unwrap()
             });
@@ -50,14 +54,14 @@ fn relayed_with(patience: Patience) -> Relayed {
             assert_eq!(published, counted);
             Outcome { result, to_upstream: counted.0, to_client: counted.1, engine }
         })
-    });
-    Relayed { client, upstream, relay }
+    })
 }
 
 const KEEPALIVE: Keepalive =
     Keepalive { time: Duration::from_secs(60), interval: Duration::from_secs(10), probes: 6 };
 
 const LONG: Duration = Duration::from_secs(3600);
+const LONG_PATIENCE: Patience = Patience { idle: LONG, age: None, keepalive: KEEPALIVE };
 
 fn pattern(length: usize) -> Vec<u8> {
     (0..length).map(|index| (index.wrapping_mul(2_654_435_761) >> 11) as u8).collect()
@@ -150,6 +154,21 @@ fn a_reset_is_answered_with_a_reset_either_way() {
     reset_socket(upstream);
     assert_reset(client);
     assert!(matches!(relay.join().unwrap().result, Err(Error::Broken { side: Side::Upstream, .. })));
+}
+
+/// The kernel tells of a reset once, and it may be a write to the client that is told: a read finds an end then.
+#[test]
+fn a_reset_that_a_write_has_seen_is_no_fin_for_the_endpoint() {
+    // Which direction goes first is chance.
+    for _ in 0..40 {
+        let (client, client_inner) = pair();
+        let (mut upstream, upstream_inner) = pair();
+        upstream.write_all(b"under way").unwrap();
+        reset_socket(client);
+        let relay = relay_between(client_inner, upstream_inner, LONG_PATIENCE);
+        assert_reset(upstream);
+        assert!(matches!(relay.join().unwrap().result, Err(Error::Broken { side: Side::Client, .. })));
+    }
 }
 
 #[test]
