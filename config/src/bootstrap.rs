@@ -173,14 +173,18 @@ pub struct Relay {
     #[serde(with = "duration::text")]
     pub idle_timeout: Duration,
     pub keepalive: Keepalive,
+    pub max_pipes: usize,
 }
+
+/// Pipes of a data thread where nothing else is set: 16 MiB of the 64 that an unprivileged user has.
+pub const DEFAULT_MAX_PIPES: usize = 64;
 
 impl Default for Relay {
     fn default() -> Self {
         // Network load balancers forget a silent connection after 350 s at the least; probes come well before that.
         let keepalive =
             Keepalive { time: Duration::from_secs(60), interval: Duration::from_secs(10), probes: 6 };
-        Self { idle_timeout: Duration::from_secs(3600), keepalive }
+        Self { idle_timeout: Duration::from_secs(3600), keepalive, max_pipes: DEFAULT_MAX_PIPES }
     }
 }
 

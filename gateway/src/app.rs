@@ -18,8 +18,8 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::{JoinError, JoinSet};
 
-use crate::accept::Threads;
 use crate::accept::ports::Ports;
+use crate::accept::{self, Threads};
 use crate::access_log::{self, AccessLog};
 use crate::admin::{self, ClusterMetrics, Sight};
 use crate::control_plane::{self, Handle};
@@ -83,13 +83,14 @@ impl App {
             AccessLog::open(&settings.access_log, metrics.access_log_dropped.clone())
                 .with_context(|| format!("access_log.path: cannot open {}", settings.access_log.path))?;
         let leaving = Arc::new(Leaving::default());
-        let threads = match settings.threads {
+        let count = match settings.threads {
             0 => std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
             count => count,
         };
         let connections = Gate::new(connection_limit(settings.limits.max_connections));
         let exact_balance = settings.listen.exact_balance;
-        let threads = Threads::start(threads, exact_balance, connections, Arc::clone(&leaving))
+        let options = accept::Options { count, exact_balance, max_pipes: settings.relay.max_pipes };
+        let threads = Threads::start(options, connections, Arc::clone(&leaving))
             .context("cannot start data threads")?;
         let mesh = Arc::new(Mesh::default());
         let shared = Shared {

@@ -104,6 +104,10 @@ pub const KEYS: &[Key] = &[
     key("relay.keepalive.time", "silence before the first TCP keepalive probe, on both sides"),
     key("relay.keepalive.interval", "between keepalive probes"),
     key("relay.keepalive.probes", "unanswered probes before a connection is given up"),
+    key(
+        "relay.max_pipes",
+        "pipes of 256 KiB that a data thread moves bulk through in the kernel; 0 copies all bytes",
+    ),
     key("vm.config_dir", "a VM's directory (cluster.env and so on) to serve, watched for changes"),
     key("vm.certs_dir", "its certificates; empty: that directory, or /etc/certs where it holds none"),
     key("vm.gateway", "the mesh's gateway, for ${CLUSTER_GW_ADDR}; empty: by cluster.env or hosts"),
