@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! text ── document ── resource (schema, then one module per kind checks it) ── Index
-//! Index ── catalog (every service and its endpoints) ── listeners (auto_passthrough, passthrough) ── Snapshot
+//! Index ── catalog (every service and its endpoints) ── listeners (auto_passthrough, passthrough, tcp) ── Snapshot
 //! ```
 //!
 //! A resource without a namespace is in `default`, as `kubectl apply` has it. A resource is checked when it comes in, alone; a bad one is a rejection and its last good version stays. What only
@@ -28,12 +28,17 @@ mod findings;
 mod gateway;
 mod index;
 mod listeners;
+mod networks;
 mod passthrough;
 mod resource;
+mod routes;
 mod rules;
 mod schema;
+mod servers;
 mod service;
 mod service_entry;
+mod tcp;
+mod traffic_policy;
 mod translation;
 mod virtual_service;
 
@@ -67,6 +72,10 @@ pub struct Options {
     pub rewrites: Vec<Rewrite>,
     /// For a connection attempt, where no DestinationRule says otherwise.
     pub connect_timeout: Duration,
+    /// The network of the gateway, of its Pods and of whatever names none.
+    pub network: String,
+    /// The networks whose endpoints are used; empty is the gateway's own.
+    pub network_view: Vec<String>,
 }
 
 impl Default for Options {
@@ -87,6 +96,8 @@ impl Options {
             require_istio_alpn: true,
             rewrites: vec![Rewrite::global_to(cluster_domain)],
             connect_timeout: DEFAULT_CONNECT_TIMEOUT,
+            network: String::new(),
+            network_view: Vec::new(),
         }
     }
 }

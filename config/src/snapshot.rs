@@ -1,12 +1,12 @@
 //! The desired state: what every source makes and the gateway compiles to its table.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use serde::Serialize;
 
 use crate::cluster::Cluster;
-use crate::listener::{FilterChain, Listener};
+use crate::listener::{ConnectionMatch, FilterChain, Listener};
 use crate::rejection::{Notice, Place, Rejection, ResourceName};
 use crate::server_name::{Pattern, ServerName};
 
@@ -26,8 +26,8 @@ pub struct Snapshot {
     pub notices: Vec<Notice>,
 }
 
-/// One name on one listener that clients of one protocol ask for; the empty protocol stands for all.
-type Claim<'a> = (&'a Pattern, &'a str);
+/// One name on one listener that clients of one protocol and kind ask for; the empty protocol stands for all.
+type Claim<'a> = (&'a Pattern, &'a str, &'a ConnectionMatch);
 
 impl Snapshot {
     /// What looks right in every part and is wrong in the whole: chains that lead nowhere, names that two chains of a
@@ -48,7 +48,7 @@ impl Snapshot {
             let place = Place { resource, field: format!("filter_chains[{chain}]"), location: None };
             notices.push(Notice { place, message });
         };
-        let mut claims: BTreeMap<Claim<'_>, &FilterChain> = BTreeMap::new();
+        let mut claims: HashMap<Claim<'_>, &FilterChain> = HashMap::new();
         for chain in &listener.filter_chains {
             for cluster in &chain.route.clusters {
                 if !self.clusters.contains_key(&cluster.name) {
@@ -102,7 +102,11 @@ fn claims_of(chain: &FilterChain) -> impl Iterator<Item = Claim<'_>> {
     let protocols = &chain.matches.application_protocols;
     let every = protocols.is_empty().then_some("");
     chain.matches.server_names.iter().flat_map(move |name| {
-        protocols.iter().map(String::as_str).chain(every).map(move |protocol| (name, protocol))
+        protocols
+            .iter()
+            .map(String::as_str)
+            .chain(every)
+            .map(move |protocol| (name, protocol, &chain.matches.connection))
     })
 }
 

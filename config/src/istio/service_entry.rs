@@ -14,6 +14,9 @@ use crate::server_name::{Pattern, ServerName};
 /// Says that a workload speaks mesh TLS, on whatever describes the workload.
 pub(super) const TLS_MODE: &str = "security.istio.io/tlsMode";
 
+/// Says which network a workload is in, where its `network` does not.
+const NETWORK: &str = "topology.istio.io/network";
+
 /// Do a workload's labels say that it speaks mesh TLS?
 pub(super) fn speaks_mesh_tls(labels: &Labels) -> bool {
     labels.get(TLS_MODE).is_some_and(|mode| mode == "istio")
@@ -41,7 +44,10 @@ pub(super) struct Workload {
     pub(super) labels: Labels,
     pub(super) locality: Locality,
     pub(super) weight: u32,
-    pub(super) mesh_tls: bool,
+    /// Empty where nothing is said.
+    pub(super) network: String,
+    /// Whether it speaks mesh TLS, where anything is said of that.
+    pub(super) mesh_tls: Option<bool>,
 }
 
 /// Where a workload is.
@@ -115,11 +121,6 @@ impl Workload {
         let weight = u32::try_from(schema.weight);
         let wrong = format!("{} is not a weight; give 1 or more", schema.weight);
         let weight = findings.take(&format!("{field}.weight"), weight.map_err(|_| wrong));
-        if !schema.network.is_empty() {
-            let message =
-                "the network is not used: every address is taken as one that the gateway reaches directly";
-            findings.notice(format!("{field}.network"), message);
-        }
         let mut parts = schema.locality.splitn(3, '/').map(str::to_owned);
         let mut part = || parts.next().unwrap_or_default();
         Some(Self {
@@ -127,10 +128,14 @@ impl Workload {
             ports,
             locality: Locality { region: part(), zone: part(), subzone: part() },
             weight: weight?.max(1),
+            network: match schema.network.as_str() {
+                "" => schema.labels.get(NETWORK).cloned().unwrap_or_default(),
+                network => network.to_owned(),
+            },
             // istiod takes a workload that has an identity for one that has a sidecar.
             mesh_tls: match schema.labels.get(TLS_MODE) {
-                Some(_) => speaks_mesh_tls(&schema.labels),
-                None => !schema.service_account.is_empty(),
+                Some(_) => Some(speaks_mesh_tls(&schema.labels)),
+                None => (!schema.service_account.is_empty()).then_some(true),
             },
             labels: schema.labels.clone(),
         })
@@ -145,7 +150,8 @@ impl Workload {
             labels: Labels::new(),
             locality: Locality::default(),
             weight: 1,
-            mesh_tls: false,
+            network: String::new(),
+            mesh_tls: None,
         })
     }
 }
@@ -265,6 +271,15 @@ fn parse_address(text: &str, field: &str, findings: &mut Findings) -> Option<Add
     if let Ok(ip) = text.parse() {
         return Some(Address::Ip(ip));
     }
+    if let Some((_, rest)) = text.split_once("${") {
+        let name = rest.split('}').next().unwrap_or_default();
+        let reason = format!(
+            "${{{name}}} was not replaced: a shell does that, in an unquoted heredoc or by envsubst, once {name} is set; \
+             or write the address here yourself"
+        );
+        findings.refuse(field, reason);
+        return None;
+    }
     let wrong = |error| format!("{text:?} is neither an IP address nor a name: {error}; give one of them");
     findings.take(field, text.parse().map(Address::Name).map_err(wrong))
 }
@@ -330,11 +345,33 @@ mod tests {
             );
             parse(&text).0.endpoints[0].mesh_tls
         };
-        assert!(endpoint("labels: {security.istio.io/tlsMode: istio}") && endpoint("serviceAccount: vm"));
-        assert!(
-            !endpoint("labels: {security.istio.io/tlsMode: disabled}, serviceAccount: vm")
-                && !endpoint("labels: {}")
+        assert_eq!(endpoint("labels: {security.istio.io/tlsMode: istio}"), Some(true));
+        assert_eq!(endpoint("serviceAccount: vm"), Some(true));
+        let disabled = "labels: {security.istio.io/tlsMode: disabled}, serviceAccount: vm";
+        assert_eq!((endpoint(disabled), endpoint("labels: {}")), (Some(false), None));
+    }
+
+    #[test]
+    fn a_network_is_given_or_a_label() {
+        let network = |rest: &str| {
+            let text = format!(
+                "hosts: [a.b]\nports: [{{number: 80}}]\nresolution: STATIC\nendpoints: [{{address: 1.2.3.4, {rest}}}]"
+            );
+            parse(&text).0.endpoints[0].network.clone()
+        };
+        let label = "labels: {topology.istio.io/network: b}";
+        assert_eq!(
+            [network("network: a"), network(label), network(&format!("network: a, {label}"))],
+            ["a", "b", "a"]
         );
+    }
+
+    #[test]
+    fn a_placeholder_that_was_not_replaced_is_told_by_its_name() {
+        let (_, findings) = parse(
+            "hosts: [a.b]\nports: [{number: 80}]\nresolution: DNS\nendpoints: [{address: '${CLUSTER_GW_ADDR}'}]",
+        );
+        assert!(findings.refusals[0].1.starts_with("${CLUSTER_GW_ADDR} was not replaced"), "{findings:?}");
     }
 
     #[test]
