@@ -287,8 +287,8 @@ async fn a_traffic_policy_holds_on_a_plain_port() {
     let with = |hash: Value, tcp: Value| {
         plain(routes.clone(), json!({ "loadBalancer": hash, "connectionPool": { "tcp": tcp } }))
     };
-    let by_source = json!({ "consistentHash": { "useSourceIp": true } });
-    mesh.put("plain.json", &with(by_source, json!({ "maxConnections": 2 })));
+    let by_source = || json!({ "consistentHash": { "useSourceIp": true } });
+    mesh.put("plain.json", &with(by_source(), json!({})));
     let cluster = mesh.start(INGRESS, None).await;
 
     // One client, one endpoint; three clients out of many would have met another by chance.
@@ -300,6 +300,8 @@ async fn a_traffic_policy_holds_on_a_plain_port() {
 
     // Earlier connections are off the count once their end has been recorded.
     cluster.gateway.records(20).await;
+    mesh.put("plain.json", &with(by_source(), json!({ "maxConnections": 2 })));
+    cluster.gateway.admin_until("/config_dump", |text| text.contains("max_connections")).await;
     let mut open = Vec::new();
     for _ in 0..2 {
         let mut stream = TcpStream::connect(cluster.at(9000)).await.unwrap();

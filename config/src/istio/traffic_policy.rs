@@ -264,3 +264,84 @@ fn parse_pool(schema: &schema::TcpSettings, field: &str, findings: &mut Findings
     });
     Pool { connect_timeout, max_connections, idle_timeout, max_connection_duration, keepalive }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(text: &str) -> (Policy, Findings) {
+        let mut findings = Findings::default();
+        let schema: schema::TrafficPolicy = serde_saphyr::from_str(text).unwrap();
+        (parse_policy(&schema, "p", &mut findings), findings)
+    }
+
+    fn refused(text: &str) -> Vec<String> {
+        parse(text).1.refusals.into_iter().map(|(field, _)| field).collect()
+    }
+
+    #[test]
+    fn a_hash_of_the_source_is_a_ring_or_a_table_and_says_so_to_the_chain() {
+        let of =
+            |hash: &str| parse(&format!("loadBalancer: {{consistentHash: {{useSourceIp: true{hash}}}}}"));
+        let ring = |text: &str| match of(text).0.balance {
+            Some(cluster::Policy::RingHash(ring)) => ring.minimum_size,
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(ring(""), 1024);
+        assert_eq!(ring(", minimumRingSize: 64"), 64);
+        assert_eq!(ring(", ringHash: {minimumRingSize: 128}"), 128);
+        let (policy, _) = of(", maglev: {}");
+        assert_eq!(policy.balance, Some(cluster::Policy::Maglev { table_size: 65_537 }));
+        assert_eq!(policy.chain_options().hash_policy, Some(HashPolicy::SourceIp));
+        assert_eq!(parse("loadBalancer: {simple: RANDOM}").0.chain_options(), ChainOptions::default());
+    }
+
+    #[test]
+    fn a_hash_of_what_a_connection_has_not_is_noticed_and_one_of_no_size_refused() {
+        let (policy, findings) = parse("loadBalancer: {consistentHash: {httpHeaderName: x-user}}");
+        assert_eq!((policy.balance, findings.notices.len(), findings.refusals.len()), (None, 1, 0));
+        let of = |rest: &str| refused(&format!("loadBalancer: {{{rest}}}"));
+        let hash = "p.loadBalancer.consistentHash";
+        assert_eq!(
+            of("consistentHash: {useSourceIp: true, maglev: {tableSize: 100}}"),
+            [format!("{hash}.maglev.tableSize")]
+        );
+        assert_eq!(
+            of("consistentHash: {useSourceIp: true, minimumRingSize: -1}"),
+            [format!("{hash}.minimumRingSize")]
+        );
+        assert_eq!(of("simple: RANDOM, consistentHash: {useSourceIp: true}"), [hash]);
+    }
+
+    #[test]
+    fn the_lowest_number_of_failures_counts_and_zero_switches_a_kind_off() {
+        let failures = |text: &str| {
+            let (policy, findings) = parse(&format!("outlierDetection: {{{text}}}"));
+            assert!(findings.refusals.is_empty() && findings.notices.len() == 1, "{findings:?}");
+            policy.outliers.unwrap().detection.consecutive_failures
+        };
+        assert_eq!(failures(""), Some(5));
+        assert_eq!(failures("consecutive5xxErrors: 7, consecutiveGatewayErrors: 3"), Some(3));
+        assert_eq!(failures("consecutive5xxErrors: 0"), None);
+        assert_eq!(failures("consecutiveErrors: 9"), Some(9));
+        let split = "splitExternalLocalOriginErrors: true, consecutive5xxErrors: 1";
+        assert_eq!(failures(&format!("{split}, consecutiveLocalOriginFailures: 2")), Some(2));
+        assert_eq!(failures(split), Some(5));
+        assert_eq!(
+            refused("outlierDetection: {maxEjectionPercent: 101, interval: 0s, consecutive5xxErrors: -1}"),
+            ["interval", "maxEjectionPercent", "consecutive5xxErrors"]
+                .map(|field| format!("p.outlierDetection.{field}"))
+        );
+    }
+
+    #[test]
+    fn tls_settings_are_carried_whole() {
+        let (policy, _) = parse("tls: {mode: MUTUAL, clientCertificate: c, privateKey: k, sni: a.b}");
+        let tls = policy.upstream_tls.unwrap();
+        assert_eq!(
+            (tls.mode, tls.sni.as_deref(), tls.key.as_deref()),
+            (cluster::TlsMode::Mutual, Some("a.b"), Some("k"))
+        );
+        assert_eq!(parse("tls: {mode: DISABLE}").0.upstream_tls, None);
+    }
+}
