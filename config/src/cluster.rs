@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -104,7 +105,7 @@ pub struct Cluster {
     pub close_on_health_failure: bool,
     /// The TLS that the source wants spoken to its endpoints, inside which a client's own TLS would be passed through.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub tls: Option<UpstreamTls>,
+    pub tls: Option<Arc<UpstreamTls>>,
     /// Endpoints that the source has and the gateway cannot use.
     #[serde(skip_serializing_if = "Skipped::is_none")]
     pub skipped: Skipped,

@@ -1,6 +1,7 @@
 //! Traffic policies of DestinationRules: how endpoints are chosen and reached.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::Value;
@@ -37,8 +38,8 @@ pub(super) struct Policy {
     pub(super) pool: Option<Pool>,
     pub(super) tls: Option<ClientTlsMode>,
     /// What `tls` says beyond its mode; `None` for `DISABLE`.
-    pub(super) upstream_tls: Option<UpstreamTls>,
-    pub(super) outliers: Option<Outliers>,
+    pub(super) upstream_tls: Option<Arc<UpstreamTls>>,
+    pub(super) outliers: Option<Box<Outliers>>,
 }
 
 /// `connectionPool.tcp`.
@@ -128,9 +129,10 @@ fn parse_policy(schema: &schema::TrafficPolicy, field: &str, findings: &mut Find
             .and_then(|balance| parse_balance(balance, &format!("{field}.loadBalancer"), findings)),
         pool: pool.map(|pool| parse_pool(pool, &format!("{field}.connectionPool.tcp"), findings)),
         tls: schema.tls.as_ref().map(|tls| tls.mode),
-        upstream_tls: schema.tls.as_ref().and_then(upstream_tls),
-        outliers: outliers
-            .map(|outliers| Outliers::parse(outliers, &format!("{field}.outlierDetection"), findings)),
+        upstream_tls: schema.tls.as_ref().and_then(upstream_tls).map(Arc::new),
+        outliers: outliers.map(|outliers| {
+            Box::new(Outliers::parse(outliers, &format!("{field}.outlierDetection"), findings))
+        }),
     }
 }
 
