@@ -165,8 +165,11 @@ fn parse_hosts(hosts: &[String], findings: &mut Findings) -> Vec<Pattern> {
     let mut parsed = Vec::new();
     for (index, host) in hosts.iter().enumerate() {
         let field = format!("spec.hosts[{index}]");
-        let wrong =
-            |error| format!("{host:?} is not a host: {error}; give a name such as httpbin.bar.global");
+        let wrong = |error| {
+            let reason =
+                || format!("{host:?} is not a host: {error}; give a name such as httpbin.bar.global");
+            placeholder(host).unwrap_or_else(reason)
+        };
         match findings.take(&field, host.parse::<Pattern>().map_err(wrong)) {
             Some(Pattern::Any) => {
                 findings.refuse(field, "* is not a host; give a name, or a suffix such as *.global")
@@ -261,6 +264,16 @@ fn check_resolution(schema: &schema::ServiceEntry, endpoints: &[Workload], findi
     }
 }
 
+/// What to do about a `${NAME}` that a shell should have replaced.
+fn placeholder(text: &str) -> Option<String> {
+    let (_, rest) = text.split_once("${")?;
+    let name = rest.split('}').next().unwrap_or_default();
+    Some(format!(
+        "${{{name}}} was not replaced: a shell does that, in an unquoted heredoc or by envsubst, once {name} is set; or \
+         write what is meant here yourself"
+    ))
+}
+
 fn parse_address(text: &str, field: &str, findings: &mut Findings) -> Option<Address> {
     if text.starts_with("unix://") {
         let reason =
@@ -271,12 +284,7 @@ fn parse_address(text: &str, field: &str, findings: &mut Findings) -> Option<Add
     if let Ok(ip) = text.parse() {
         return Some(Address::Ip(ip));
     }
-    if let Some((_, rest)) = text.split_once("${") {
-        let name = rest.split('}').next().unwrap_or_default();
-        let reason = format!(
-            "${{{name}}} was not replaced: a shell does that, in an unquoted heredoc or by envsubst, once {name} is set; \
-             or write the address here yourself"
-        );
+    if let Some(reason) = placeholder(text) {
         findings.refuse(field, reason);
         return None;
     }
@@ -369,9 +377,11 @@ mod tests {
     #[test]
     fn a_placeholder_that_was_not_replaced_is_told_by_its_name() {
         let (_, findings) = parse(
-            "hosts: [a.b]\nports: [{number: 80}]\nresolution: DNS\nendpoints: [{address: '${CLUSTER_GW_ADDR}'}]",
+            "hosts: ['a.${NS}.b']\nports: [{number: 80}]\nresolution: DNS\nendpoints: [{address: '${CLUSTER_GW_ADDR}'}]",
         );
-        assert!(findings.refusals[0].1.starts_with("${CLUSTER_GW_ADDR} was not replaced"), "{findings:?}");
+        let reasons: Vec<&str> = findings.refusals.iter().map(|(_, reason)| reason.as_str()).collect();
+        assert!(reasons[0].starts_with("${NS} was not replaced"), "{reasons:?}");
+        assert!(reasons[1].starts_with("${CLUSTER_GW_ADDR} was not replaced"), "{reasons:?}");
     }
 
     #[test]
