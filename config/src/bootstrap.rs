@@ -13,12 +13,17 @@ use serde_json::Value;
 
 use crate::cluster::{DEFAULT_CONNECT_TIMEOUT, Keepalive};
 use crate::duration;
+use crate::xds::{ExtraType, NAME_TABLE};
 
+pub mod dns;
 mod keys;
 mod layers;
+mod vm;
 pub mod xds;
+pub use dns::Dns;
 pub use keys::{KEYS, Key};
 pub use layers::{Error, Layers};
+pub use vm::Vm;
 pub use xds::Xds;
 
 /// The prefix of every environment variable that is a setting.
@@ -32,11 +37,13 @@ pub struct Settings {
     pub node: Node,
     pub source: Source,
     pub xds: Xds,
+    pub dns: Dns,
     pub listen: Listen,
     pub inspect: Inspect,
     pub routing: Routing,
     pub upstream: Upstream,
     pub relay: Relay,
+    pub vm: Vm,
     pub limits: Limits,
     pub threads: usize,
     pub admin: Admin,
@@ -171,14 +178,18 @@ pub struct Relay {
     #[serde(with = "duration::text")]
     pub idle_timeout: Duration,
     pub keepalive: Keepalive,
+    pub max_pipes: usize,
 }
+
+/// Pipes of a data thread where nothing else is set: 16 MiB of the 64 that an unprivileged user has.
+pub const DEFAULT_MAX_PIPES: usize = 64;
 
 impl Default for Relay {
     fn default() -> Self {
         // Network load balancers forget a silent connection after 350 s at the least; probes come well before that.
         let keepalive =
             Keepalive { time: Duration::from_secs(60), interval: Duration::from_secs(10), probes: 6 };
-        Self { idle_timeout: Duration::from_secs(3600), keepalive }
+        Self { idle_timeout: Duration::from_secs(3600), keepalive, max_pipes: DEFAULT_MAX_PIPES }
     }
 }
 
@@ -275,7 +286,9 @@ impl Default for Drain {
 impl Settings {
     /// How a control plane is listened to, and where its listeners bind.
     pub fn xds_options(&self) -> crate::xds::Options {
-        crate::xds::Options { bind: self.listen.ports.clone(), ..self.xds.options() }
+        let names = ExtraType { type_url: NAME_TABLE.into(), names: Vec::new() };
+        let extra_types = self.dns.is_on().then_some(names).into_iter().collect();
+        crate::xds::Options { bind: self.listen.ports.clone(), extra_types, ..self.xds.options() }
     }
 
     /// Checks what types alone do not say.
@@ -300,10 +313,12 @@ impl Settings {
             return wrong("relay.idle_timeout", "give a duration above 0, such as 1h");
         }
         self.xds.validate()?;
+        self.dns.validate()?;
         let sources = [
             ("source.mesh_dir (--mesh-dir)", self.source.mesh_dir.is_some()),
             ("source.xds_file (--xds-file)", self.source.xds_file.is_some()),
             ("xds.addresses (--xds)", !self.xds.addresses.is_empty()),
+            ("vm.config_dir (vm run)", self.vm.config_dir.is_some()),
         ];
         let given: Vec<_> = sources.into_iter().filter(|(_, given)| *given).map(|(name, _)| name).collect();
         if given.len() > 1 {

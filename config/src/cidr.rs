@@ -39,6 +39,18 @@ impl Cidr {
         Self { address: IpAddr::V6(address), prefix_len }
     }
 
+    /// Are its addresses IPv4?
+    pub fn is_ipv4(&self) -> bool {
+        self.address.is_ipv4()
+    }
+
+    /// Is every address of the other one in this range?
+    pub fn covers(&self, other: &Self) -> bool {
+        self.prefix_len <= other.prefix_len
+            && self.is_ipv4() == other.is_ipv4()
+            && self.contains(other.address)
+    }
+
     /// The address of a range that has no other.
     pub fn single(&self) -> Option<IpAddr> {
         let longest = if self.address.is_ipv4() { 32 } else { 128 };

@@ -2,7 +2,8 @@
 //!
 //! ```text
 //! text ── document ── resource (schema, then one module per kind checks it) ── Index
-//! Index ── catalog (every service and its endpoints) ── listeners (auto_passthrough, passthrough, tcp) ── Snapshot
+//! Index ── catalog (every service and its endpoints) ─┬─ listeners (auto_passthrough, passthrough, tcp) ── Snapshot
+//!                                                     └─ names (what DNS says)
 //! ```
 //!
 //! A resource without a namespace is in `default`, as `kubectl apply` has it. A resource is checked when it comes in, alone; a bad one is a rejection and its last good version stays. What only
@@ -28,7 +29,9 @@ mod findings;
 mod gateway;
 mod index;
 mod listeners;
+mod names;
 mod networks;
+mod originate;
 mod passthrough;
 mod resource;
 mod routes;
@@ -45,6 +48,7 @@ mod virtual_service;
 pub use document::MAX_TEXT;
 pub use files::File;
 pub use index::Index;
+pub use originate::Originate;
 pub use resource::Kind;
 
 #[cfg(test)]
@@ -76,6 +80,10 @@ pub struct Options {
     pub network: String,
     /// The networks whose endpoints are used; empty is the gateway's own.
     pub network_view: Vec<String>,
+    /// Whether a ServiceEntry without addresses gets some of its own.
+    pub automatic_addresses: bool,
+    /// Whether plain clients beside the gateway are served at the addresses of ServiceEntries, and how.
+    pub originate: Option<Originate>,
 }
 
 impl Default for Options {
@@ -98,6 +106,8 @@ impl Options {
             connect_timeout: DEFAULT_CONNECT_TIMEOUT,
             network: String::new(),
             network_view: Vec::new(),
+            automatic_addresses: true,
+            originate: None,
         }
     }
 }

@@ -3,10 +3,12 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
+use imbl::OrdMap;
 use serde::Serialize;
 
 use crate::cluster::Cluster;
 use crate::listener::{ConnectionMatch, FilterChain, Listener};
+use crate::names::Names;
 use crate::rejection::{Notice, Place, Rejection, ResourceName};
 use crate::server_name::{Pattern, ServerName};
 
@@ -16,8 +18,12 @@ use crate::server_name::{Pattern, ServerName};
 pub struct Snapshot {
     /// By name.
     pub listeners: BTreeMap<String, Arc<Listener>>,
-    /// By name.
-    pub clusters: BTreeMap<String, Arc<Cluster>>,
+    /// By name. Copies of this map share what they have in common, and finding out where two of them differ takes no
+    /// look at that: there are thousands of clusters, and a snapshot after every hundred changes.
+    pub clusters: OrdMap<String, Arc<Cluster>>,
+    /// What DNS says; `None` while the source has not said anything of names, which is not the same as none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub names: Option<Arc<Names>>,
     /// What was refused on the way here.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub rejections: Vec<Rejection>,
@@ -196,7 +202,7 @@ mod tests {
         };
         let snapshot = Snapshot {
             listeners: BTreeMap::from([("l".into(), Arc::new(listener))]),
-            clusters: BTreeMap::from([("known".into(), Arc::new(Cluster::new("known", Vec::new())))]),
+            clusters: OrdMap::unit("known".into(), Arc::new(Cluster::new("known", Vec::new()))),
             ..Snapshot::default()
         };
         snapshot.cross_check().into_iter().map(|notice| notice.to_string()).collect()

@@ -6,11 +6,15 @@ use prometheus::{
     TextEncoder,
 };
 
+mod dns;
 mod downstream;
 pub mod family;
 pub mod per_thread;
+mod tls;
 mod xds;
+pub use dns::Dns;
 pub use downstream::{Downstream, Listener, OpenConnection};
+pub use tls::Tls;
 pub use xds::{Xds, timestamp};
 
 /// Names start with it.
@@ -26,6 +30,10 @@ pub struct Metrics {
     pub table: Table,
     /// The conversation with the control plane.
     pub xds: Xds,
+    /// DNS.
+    pub dns: Dns,
+    /// The process's own end of the mesh's TLS.
+    pub tls: Tls,
     /// Records of the access log that were lost because its writer was behind.
     pub access_log_dropped: IntCounter,
     /// Whether `/ready` says yes.
@@ -70,6 +78,8 @@ impl Metrics {
                 publish_seconds: made.seconds("publish_seconds", "From a snapshot to its table in use")?,
             },
             xds: Xds::new(&made)?,
+            dns: Dns::new(&made)?,
+            tls: Tls::new(&made)?,
             access_log_dropped: made.counter("access_log_dropped_total", "Access-log records lost")?,
             ready: made.gauge("ready", "1 when /ready says yes")?,
             registry,

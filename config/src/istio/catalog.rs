@@ -7,7 +7,7 @@ use super::Options;
 use super::export::Export;
 use super::resource::Object;
 use super::schema::{Labels, selects};
-use super::service::{EndpointSlice, Pod, Service, SliceEndpoint};
+use super::service::{Addresses, EndpointSlice, Pod, Service, SliceEndpoint};
 use super::service_entry::{Address as WorkloadAddress, ServiceEntry, TLS_MODE, Workload, speaks_mesh_tls};
 use super::translation::{Output, Resources};
 use crate::endpoint::{Address, Endpoint};
@@ -31,6 +31,8 @@ pub(super) struct MeshService<'a> {
     pub(super) external: bool,
     /// It has endpoints of its own (a ServiceEntry with `resolution: NONE` has not).
     pub(super) resolved: bool,
+    /// What its host resolves to.
+    pub(super) addresses: Addresses,
     /// The endpoints by service port, of the networks that the gateway sees.
     pub(super) ports: BTreeMap<u16, Vec<Member<'a>>>,
     /// The networks of its other endpoints.
@@ -112,6 +114,7 @@ impl<'a> Catalog<'a> {
             }
             Some(first) if first.namespace() == service.namespace() => {
                 first.unseen.extend(service.unseen);
+                first.addresses.join(service.addresses);
                 for (port, members) in service.ports {
                     first.ports.entry(port).or_default().extend(members);
                 }
@@ -179,7 +182,8 @@ fn of_kubernetes<'a>(
         ports.insert(port.number, members);
     }
     let external = service.external_name.is_some();
-    Some(MeshService { host, object, exported: &service.exported, external, resolved: true, ports, unseen })
+    let (exported, addresses) = (&service.exported, service.addresses.clone());
+    Some(MeshService { host, object, exported, external, resolved: true, addresses, ports, unseen })
 }
 
 /// An endpoint of an EndpointSlice: its Pod's labels count, and the slice's own where the Pod is not known.
@@ -284,6 +288,10 @@ fn of_entry<'a>(
         exported: &entry.exported,
         external: entry.external,
         resolved: entry.resolved,
+        addresses: match entry.addresses.as_slice() {
+            [] => Addresses::Automatic,
+            given => Addresses::Given(given.to_vec()),
+        },
         ports: ports.collect(),
         unseen,
     }

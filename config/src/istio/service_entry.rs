@@ -8,8 +8,10 @@ use super::findings::Findings;
 use super::schema::Labels;
 use super::schema::service_entry::{self as schema, Resolution};
 use super::service::Port;
+use crate::cidr::Cidr;
 use crate::locality::Locality;
 use crate::server_name::{Pattern, ServerName};
+use crate::spiffe::IdPattern;
 
 /// Says that a workload speaks mesh TLS, on whatever describes the workload.
 pub(super) const TLS_MODE: &str = "security.istio.io/tlsMode";
@@ -26,6 +28,10 @@ pub(super) fn speaks_mesh_tls(labels: &Labels) -> bool {
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct ServiceEntry {
     pub(super) hosts: Vec<Pattern>,
+    /// Where plain clients connect to.
+    pub(super) addresses: Vec<Cidr>,
+    /// Who its endpoints must be; none for anybody in the mesh.
+    pub(super) identities: Vec<IdPattern>,
     pub(super) ports: Vec<Port>,
     /// `MESH_EXTERNAL`: never exposed by itself.
     pub(super) external: bool,
@@ -61,7 +67,7 @@ impl ServiceEntry {
     /// Checks a ServiceEntry of this namespace.
     pub(super) fn parse(schema: &schema::ServiceEntry, namespace: &str, findings: &mut Findings) -> Self {
         let hosts = parse_hosts(&schema.hosts, findings);
-        check_addresses(&schema.addresses, findings);
+        let addresses = parse_addresses(&schema.addresses, findings);
         let ports = parse_ports(&schema.ports, findings);
         let endpoints = schema.endpoints.iter().enumerate();
         let mut endpoints: Vec<Workload> = endpoints
@@ -84,6 +90,8 @@ impl ServiceEntry {
         }
         Self {
             hosts,
+            addresses,
+            identities: parse_identities(&schema.subject_alt_names, findings),
             ports,
             external: schema.location == schema::Location::MeshExternal,
             resolved: !matches!(schema.resolution, Resolution::None | Resolution::DynamicDns),
@@ -182,24 +190,25 @@ fn parse_hosts(hosts: &[String], findings: &mut Findings) -> Vec<Pattern> {
     parsed
 }
 
-/// The gateway routes by name and has no use for these, but a mistake here breaks the clients' side.
-fn check_addresses(addresses: &[String], findings: &mut Findings) {
-    for (index, address) in addresses.iter().enumerate() {
-        let (ip, bits) = match address.split_once('/') {
-            Some((ip, bits)) => (ip, Some(bits)),
-            None => (address.as_str(), None),
-        };
-        let is_good = ip.parse::<IpAddr>().is_ok_and(|ip| {
-            let most = if ip.is_ipv4() { 32 } else { 128 };
-            bits.is_none_or(|bits| bits.parse::<u8>().is_ok_and(|bits| bits <= most))
-        });
-        if !is_good {
-            let reason = format!(
-                "{address:?} is neither an IP address nor a CIDR; write it like 240.0.0.3 or 240.0.0.0/24"
-            );
-            findings.refuse(format!("spec.addresses[{index}]"), reason);
+/// What clients connect to: DNS gives it out, and sidecars find the service by it.
+fn parse_addresses(addresses: &[String], findings: &mut Findings) -> Vec<Cidr> {
+    let addresses = addresses.iter().enumerate();
+    addresses
+        .filter_map(|(index, address)| findings.take(&format!("spec.addresses[{index}]"), address.parse()))
+        .collect()
+}
+
+/// The identities among the alternative names: DNS names do not stand in the certificates of a mesh.
+fn parse_identities(names: &[String], findings: &mut Findings) -> Vec<IdPattern> {
+    let parse = |(index, name): (usize, &String)| {
+        let identity = name.parse().ok().filter(|_| name.starts_with("spiffe://"));
+        if identity.is_none() {
+            let message = "it is not looked for: mesh certificates hold identities such as spiffe://cluster.local/ns/bar/sa/httpbin";
+            findings.notice(format!("spec.subjectAltNames[{index}]"), message);
         }
-    }
+        identity
+    };
+    names.iter().enumerate().filter_map(parse).collect()
 }
 
 fn parse_ports(ports: &[schema::ServicePort], findings: &mut Findings) -> Vec<Port> {

@@ -13,7 +13,7 @@ use super::service::{EndpointSlice, Pod, Service};
 use super::service_entry::{ServiceEntry, Workload};
 use super::traffic_policy::Policy;
 use super::virtual_service::VirtualService;
-use super::{Options, listeners};
+use super::{Options, listeners, names, originate};
 use crate::cluster::{Cluster, LocalityEndpoints};
 use crate::endpoint::Endpoint;
 use crate::locality::Locality;
@@ -127,13 +127,18 @@ pub(super) fn translate<'a>(objects: impl Iterator<Item = &'a Object>, options: 
     let catalog = Catalog::new(&resources, options, &mut out);
     let rules = Rules::new(&resources, options);
     let world = World { options, resources, catalog, rules };
-    let listeners = listeners::translate(&world, &mut out);
+    let mut listeners = listeners::translate(&world, &mut out);
+    if let Some(how) = options.originate {
+        listeners.extend(originate::listeners(&world, how, &mut out));
+    }
+    let names = names::translate(&world, &mut out);
     Snapshot {
         listeners: listeners
             .into_iter()
             .map(|listener| (listener.name.clone(), Arc::new(listener)))
             .collect(),
-        clusters: out.clusters,
+        clusters: out.clusters.into(),
+        names: Some(Arc::new(names)),
         rejections: Vec::new(),
         notices: out.notices,
     }
