@@ -63,6 +63,9 @@ pub struct Node {
     #[serde(deserialize_with = "empty_is_none")]
     pub address: Option<IpAddr>,
     pub trust_domain: String,
+    pub network: String,
+    #[serde(deserialize_with = "xds::one_or_many")]
+    pub network_view: Vec<String>,
     pub metadata: serde_json::Map<String, Value>,
 }
 
@@ -74,6 +77,8 @@ impl Default for Node {
             cluster_domain: "cluster.local".into(),
             address: None,
             trust_domain: "cluster.local".into(),
+            network: String::new(),
+            network_view: Vec::new(),
             metadata: serde_json::Map::new(),
         }
     }

@@ -312,11 +312,8 @@ fn control(
 pub fn options(settings: &Settings) -> anyhow::Result<Options> {
     let domain = &settings.node.cluster_domain;
     let rules = settings.routing.rewrites.iter().map(|rule| Rewrite::new(&rule.pattern, &rule.replacement));
-    let mut rewrites = rules.collect::<Result<Vec<_>, _>>()?;
-    if rewrites.is_empty() {
-        rewrites.push(Rewrite::global_to(domain));
-    }
-    Ok(Options {
+    let rewrites = rules.collect::<Result<Vec<_>, _>>()?;
+    let mut options = Options {
         cluster_domain: domain.clone(),
         namespace: settings.node.namespace.clone(),
         labels: settings.node.labels.clone(),
@@ -325,9 +322,16 @@ pub fn options(settings: &Settings) -> anyhow::Result<Options> {
         require_istio_alpn: settings.routing.require_istio_alpn,
         rewrites,
         connect_timeout: settings.upstream.connect_timeout,
+        network: settings.node.network.clone(),
+        network_view: settings.node.network_view.clone(),
         automatic_addresses: settings.dns.automatic_addresses,
         originate: None,
-    })
+    };
+    // Behind an egress gateway there is another gateway, which does that.
+    if options.rewrites.is_empty() && options.sees_own_network() {
+        options.rewrites.push(Rewrite::global_to(domain));
+    }
+    Ok(options)
 }
 
 /// Keeps the sockets in step with the table, until accepting is to stop.
