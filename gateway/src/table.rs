@@ -114,6 +114,8 @@ impl Table {
         let mut clusters = old.clusters.clone();
         let mut by_dns = old.by_dns.clone();
         for difference in old.snapshot.clusters.diff(&snapshot.clusters) {
+            // A data thread on the same core waits for a cluster then, and not for the table.
+            std::thread::yield_now();
             match difference {
                 DiffItem::Remove(name, _) => {
                     clusters.remove(name);

@@ -162,7 +162,11 @@ impl Driver {
                 self.requests = Some(requests);
                 self.client.connected(self.now());
             }
-            Event::Response(response) => self.receive(*response),
+            Event::Response(response) => {
+                self.receive(*response);
+                // Responses may come in a row that would keep a data thread on the same core waiting for milliseconds.
+                std::thread::yield_now();
+            }
             Event::Ended { address, answered, end, wait } => self.ended(&address, answered, &end, wait),
         }
     }
