@@ -72,6 +72,9 @@ pub(crate) struct OriginArguments {
     /// A protocol to agree to; may be repeated [default: what an Istio sidecar speaks over HTTP/1.1]
     #[arg(long, value_name = "PROTOCOL")]
     pub(crate) alpn: Vec<String>,
+    /// Serve only clients with a certificate of the same CA, as a pod does whose mesh is STRICT
+    #[arg(long)]
+    pub(crate) strict: bool,
     /// Print a line for each connection to stderr
     #[arg(long, short)]
     pub(crate) verbose: bool,

@@ -51,6 +51,9 @@ async fn run_origin(arguments: OriginArguments) -> anyhow::Result<()> {
         let mut options = origin::Options::new(name.clone(), ca.issue(&sans).context("bad --san")?);
         options.address = address;
         options.verbose = arguments.verbose;
+        if arguments.strict {
+            options.clients = origin::Clients::Verified(ca.roots());
+        }
         if !arguments.alpn.is_empty() {
             options.alpn.clone_from(&arguments.alpn);
         }
