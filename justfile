@@ -71,3 +71,18 @@ dns-load SECONDS="10":
 compare *ARGS:
     cargo build --release --bin eastgate --bin eastgate-loadtest
     target/release/eastgate-loadtest compare --eastgate target/release/eastgate {{ARGS}}
+
+# What hello, route and balancers cost, by time and by instructions (valgrind)
+bench *ARGS:
+    cargo bench -p eastgate --bench hot_path {{ARGS}}
+    .ci/instructions
+
+# 10 GiB in random pieces through a gateway, once with both engines and once with copying alone; SHA-256 at both ends
+integrity BYTES="10737418240":
+    cargo build --release --bin eastgate --bin eastgate-loadtest
+    loadtest/integrity {{BYTES}}
+
+# Where the gateway's time goes under new connections: target/flamegraph.svg (wants perf and `cargo install inferno`)
+flamegraph SECONDS="10":
+    CARGO_PROFILE_RELEASE_DEBUG=1 cargo build --release --bin eastgate --bin eastgate-loadtest
+    loadtest/flamegraph {{SECONDS}}

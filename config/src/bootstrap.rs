@@ -63,6 +63,9 @@ pub struct Node {
     #[serde(deserialize_with = "empty_is_none")]
     pub address: Option<IpAddr>,
     pub trust_domain: String,
+    pub network: String,
+    #[serde(deserialize_with = "xds::one_or_many")]
+    pub network_view: Vec<String>,
     pub metadata: serde_json::Map<String, Value>,
 }
 
@@ -74,6 +77,8 @@ impl Default for Node {
             cluster_domain: "cluster.local".into(),
             address: None,
             trust_domain: "cluster.local".into(),
+            network: String::new(),
+            network_view: Vec::new(),
             metadata: serde_json::Map::new(),
         }
     }
@@ -173,14 +178,18 @@ pub struct Relay {
     #[serde(with = "duration::text")]
     pub idle_timeout: Duration,
     pub keepalive: Keepalive,
+    pub max_pipes: usize,
 }
+
+/// Pipes of a data thread where nothing else is set: 16 MiB of the 64 that an unprivileged user has.
+pub const DEFAULT_MAX_PIPES: usize = 64;
 
 impl Default for Relay {
     fn default() -> Self {
         // Network load balancers forget a silent connection after 350 s at the least; probes come well before that.
         let keepalive =
             Keepalive { time: Duration::from_secs(60), interval: Duration::from_secs(10), probes: 6 };
-        Self { idle_timeout: Duration::from_secs(3600), keepalive }
+        Self { idle_timeout: Duration::from_secs(3600), keepalive, max_pipes: DEFAULT_MAX_PIPES }
     }
 }
 

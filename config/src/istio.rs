@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! text ── document ── resource (schema, then one module per kind checks it) ── Index
-//! Index ── catalog (every service and its endpoints) ─┬─ listeners (auto_passthrough, passthrough) ── Snapshot
+//! Index ── catalog (every service and its endpoints) ─┬─ listeners (auto_passthrough, passthrough, tcp) ── Snapshot
 //!                                                     └─ names (what DNS says)
 //! ```
 //!
@@ -30,13 +30,18 @@ mod gateway;
 mod index;
 mod listeners;
 mod names;
+mod networks;
 mod originate;
 mod passthrough;
 mod resource;
+mod routes;
 mod rules;
 mod schema;
+mod servers;
 mod service;
 mod service_entry;
+mod tcp;
+mod traffic_policy;
 mod translation;
 mod virtual_service;
 
@@ -71,6 +76,10 @@ pub struct Options {
     pub rewrites: Vec<Rewrite>,
     /// For a connection attempt, where no DestinationRule says otherwise.
     pub connect_timeout: Duration,
+    /// The network of the gateway, of its Pods and of whatever names none.
+    pub network: String,
+    /// The networks whose endpoints are used; empty is the gateway's own.
+    pub network_view: Vec<String>,
     /// Whether a ServiceEntry without addresses gets some of its own.
     pub automatic_addresses: bool,
     /// Whether plain clients beside the gateway are served at the addresses of ServiceEntries, and how.
@@ -95,6 +104,8 @@ impl Options {
             require_istio_alpn: true,
             rewrites: vec![Rewrite::global_to(cluster_domain)],
             connect_timeout: DEFAULT_CONNECT_TIMEOUT,
+            network: String::new(),
+            network_view: Vec::new(),
             automatic_addresses: true,
             originate: None,
         }

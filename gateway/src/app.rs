@@ -18,8 +18,8 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::{JoinError, JoinSet};
 
-use crate::accept::Threads;
 use crate::accept::ports::Ports;
+use crate::accept::{self, Threads};
 use crate::access_log::{self, AccessLog};
 use crate::admin::{self, ClusterMetrics, Sight};
 use crate::control_plane::{self, Handle};
@@ -83,13 +83,14 @@ impl App {
             AccessLog::open(&settings.access_log, metrics.access_log_dropped.clone())
                 .with_context(|| format!("access_log.path: cannot open {}", settings.access_log.path))?;
         let leaving = Arc::new(Leaving::default());
-        let threads = match settings.threads {
+        let count = match settings.threads {
             0 => std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
             count => count,
         };
         let connections = Gate::new(connection_limit(settings.limits.max_connections));
         let exact_balance = settings.listen.exact_balance;
-        let threads = Threads::start(threads, exact_balance, connections, Arc::clone(&leaving))
+        let options = accept::Options { count, exact_balance, max_pipes: settings.relay.max_pipes };
+        let threads = Threads::start(options, connections, Arc::clone(&leaving))
             .context("cannot start data threads")?;
         let mesh = Arc::new(Mesh::default());
         let shared = Shared {
@@ -311,11 +312,8 @@ fn control(
 pub fn options(settings: &Settings) -> anyhow::Result<Options> {
     let domain = &settings.node.cluster_domain;
     let rules = settings.routing.rewrites.iter().map(|rule| Rewrite::new(&rule.pattern, &rule.replacement));
-    let mut rewrites = rules.collect::<Result<Vec<_>, _>>()?;
-    if rewrites.is_empty() {
-        rewrites.push(Rewrite::global_to(domain));
-    }
-    Ok(Options {
+    let rewrites = rules.collect::<Result<Vec<_>, _>>()?;
+    let mut options = Options {
         cluster_domain: domain.clone(),
         namespace: settings.node.namespace.clone(),
         labels: settings.node.labels.clone(),
@@ -324,9 +322,16 @@ pub fn options(settings: &Settings) -> anyhow::Result<Options> {
         require_istio_alpn: settings.routing.require_istio_alpn,
         rewrites,
         connect_timeout: settings.upstream.connect_timeout,
+        network: settings.node.network.clone(),
+        network_view: settings.node.network_view.clone(),
         automatic_addresses: settings.dns.automatic_addresses,
         originate: None,
-    })
+    };
+    // Behind an egress gateway there is another gateway, which does that.
+    if options.rewrites.is_empty() && options.sees_own_network() {
+        options.rewrites.push(Rewrite::global_to(domain));
+    }
+    Ok(options)
 }
 
 /// Keeps the sockets in step with the table, until accepting is to stop.

@@ -22,6 +22,7 @@ mod pump;
 mod splice;
 
 pub use copy::read;
+pub use splice::limit_pipes;
 
 /// The longest time that bytes are relayed without being shown in the shared counters.
 const PUBLISH_EVERY: Duration = Duration::from_secs(10);
@@ -91,6 +92,10 @@ impl<'a> Meter<'a> {
     /// What moved the bytes: `splice` if it ever did for a part of them, else `copy`.
     pub fn engine(&self) -> &'static str {
         if self.spliced.get() { "splice" } else { "copy" }
+    }
+
+    fn note_engine(&self, spliced: bool) {
+        self.spliced.set(self.spliced.get() | spliced);
     }
 
     fn publish(&self) {

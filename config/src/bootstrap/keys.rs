@@ -32,6 +32,11 @@ pub const KEYS: &[Key] = &[
     key("node.cluster_domain", "the suffix of the cluster's own names"),
     key("node.address", "the gateway's own address in its xDS node; empty: INSTANCE_IP, or the first found"),
     key("node.trust_domain", "the SPIFFE trust domain of the gateway's own certificate"),
+    key("node.network", "the network of the gateway, its cluster's Pods, and every endpoint that names none"),
+    key(
+        "node.network_view",
+        "networks whose endpoints are used; empty: the gateway's own, and for an egress gateway: external",
+    ),
     key("node.metadata", "a map laid over the xDS node's metadata; values are text, as Istio wants them"),
     key("source.mesh_dir", "a directory of Istio and Kubernetes resources to serve, watched for changes"),
     key("source.xds_file", "a file of xDS resources to serve, as a DiscoveryResponse, watched for changes"),
@@ -104,6 +109,10 @@ pub const KEYS: &[Key] = &[
     key("relay.keepalive.time", "silence before the first TCP keepalive probe, on both sides"),
     key("relay.keepalive.interval", "between keepalive probes"),
     key("relay.keepalive.probes", "unanswered probes before a connection is given up"),
+    key(
+        "relay.max_pipes",
+        "pipes of 256 KiB that a data thread moves bulk through in the kernel; 0 copies all bytes",
+    ),
     key("vm.config_dir", "a VM's directory (cluster.env and so on) to serve, watched for changes"),
     key("vm.certs_dir", "its certificates; empty: that directory, or /etc/certs where it holds none"),
     key("vm.gateway", "the mesh's gateway, for ${CLUSTER_GW_ADDR}; empty: by cluster.env or hosts"),

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 
+use super::Options;
 use super::export::Export;
 use super::resource::Object;
 use super::schema::{Labels, selects};
@@ -32,14 +33,32 @@ pub(super) struct MeshService<'a> {
     pub(super) resolved: bool,
     /// What its host resolves to.
     pub(super) addresses: Addresses,
-    /// The endpoints by service port.
+    /// The endpoints by service port, of the networks that the gateway sees.
     pub(super) ports: BTreeMap<u16, Vec<Member<'a>>>,
+    /// The networks of its other endpoints.
+    pub(super) unseen: BTreeSet<&'a str>,
 }
 
 impl MeshService<'_> {
     /// The namespace that decides who may see it.
     pub(super) fn namespace(&self) -> &str {
         &self.object.name.namespace
+    }
+
+    /// Where its endpoints are that the gateway does not use, if there are any.
+    pub(super) fn unseen_message(&self) -> Option<String> {
+        let name = |network: &&str| match *network {
+            "" => "the gateway's own network".to_owned(),
+            network => format!("network {network}"),
+        };
+        let networks: Vec<String> = self.unseen.iter().map(name).collect();
+        (!networks.is_empty()).then(|| {
+            format!(
+                "endpoints of {} are in {}, which the gateway does not use; add that to node.network_view if it is to",
+                self.host,
+                networks.join(" and ")
+            )
+        })
     }
 }
 
@@ -49,12 +68,14 @@ pub(super) struct Member<'a> {
     pub(super) endpoint: Endpoint,
     pub(super) locality: Locality,
     pub(super) labels: &'a Labels,
-    pub(super) mesh_tls: bool,
+    /// Whether it speaks mesh TLS, where anything is said of that.
+    pub(super) mesh_tls: Option<bool>,
 }
 
 impl<'a> Catalog<'a> {
     /// Collects them. Kubernetes' own services come first, so that a ServiceEntry cannot take the name of one.
-    pub(super) fn new(resources: &Resources<'a>, cluster_domain: &str, out: &mut Output) -> Self {
+    pub(super) fn new(resources: &Resources<'a>, options: &Options, out: &mut Output) -> Self {
+        let cluster_domain = options.cluster_domain.as_str();
         let mut catalog = Self::default();
         let slices = slices_by_service(resources);
         let pods: Pods<'_> = resources.pods.iter().map(|(object, pod)| (full_name(object), *pod)).collect();
@@ -62,7 +83,7 @@ impl<'a> Catalog<'a> {
             let none = Vec::new();
             let slices = slices.get(&full_name(object)).unwrap_or(&none);
             let workloads = selected_workloads(object, service.selector.as_ref(), resources);
-            let service = of_kubernetes(object, service, slices, &pods, &workloads, cluster_domain);
+            let service = of_kubernetes(object, service, slices, &pods, &workloads, options);
             if let Some(service) = service {
                 catalog.add(service, out);
             }
@@ -74,7 +95,7 @@ impl<'a> Catalog<'a> {
                 let home = format!(".{}.svc.{cluster_domain}", object.name.namespace);
                 for host in entry.hosts.iter().filter(|host| host.to_string().ends_with(&home) == is_at_home)
                 {
-                    catalog.add(of_entry(object, entry, host, &selected), out);
+                    catalog.add(of_entry(object, entry, host, &selected, options), out);
                 }
             }
         }
@@ -92,6 +113,7 @@ impl<'a> Catalog<'a> {
                 self.services.insert(host, service);
             }
             Some(first) if first.namespace() == service.namespace() => {
+                first.unseen.extend(service.unseen);
                 first.addresses.join(service.addresses);
                 for (port, members) in service.ports {
                     first.ports.entry(port).or_default().extend(members);
@@ -130,9 +152,13 @@ fn of_kubernetes<'a>(
     slices: &Slices<'a>,
     pods: &Pods<'a>,
     workloads: &[NamedWorkload<'a>],
-    cluster_domain: &str,
+    options: &Options,
 ) -> Option<MeshService<'a>> {
     let (namespace, name) = full_name(object);
+    let cluster_domain = &options.cluster_domain;
+    // Pods are in the gateway's own network.
+    let slices = if options.sees_own_network() { slices.as_slice() } else { &[] };
+    let (workloads, unseen) = seen(workloads, options);
     // Names that Kubernetes takes are names here; anything else can only come from a file.
     let host = format!("{name}.{namespace}.svc.{cluster_domain}").parse().ok()?;
     let mut ports = BTreeMap::new();
@@ -146,17 +172,18 @@ fn of_kubernetes<'a>(
                     .extend(endpoints.map(|endpoint| of_slice(endpoint, *target, slice_object, slice, pods)));
             }
         }
-        members.extend(workloads.iter().map(|workload| of_workload(workload, &port.name, port.target)));
+        members
+            .extend(workloads.iter().map(|workload| of_workload(workload, &port.name, port.target, options)));
         members.extend(service.external_name.as_ref().map(|name| {
             let address = Address::Dns { host: name.to_string(), port: port.number };
             let endpoint = Endpoint::new(address);
-            Member { endpoint, locality: Locality::default(), labels: &object.labels, mesh_tls: false }
+            Member { endpoint, locality: Locality::default(), labels: &object.labels, mesh_tls: Some(false) }
         }));
         ports.insert(port.number, members);
     }
     let external = service.external_name.is_some();
     let (exported, addresses) = (&service.exported, service.addresses.clone());
-    Some(MeshService { host, object, exported, external, resolved: true, addresses, ports })
+    Some(MeshService { host, object, exported, external, resolved: true, addresses, ports, unseen })
 }
 
 /// An endpoint of an EndpointSlice: its Pod's labels count, and the slice's own where the Pod is not known.
@@ -178,8 +205,8 @@ fn of_slice<'a>(
         locality: pod.map_or_else(|| endpoint.locality.clone(), |pod| pod.complete(&endpoint.locality)),
         labels: pod.map_or(&object.labels, |pod| &pod.labels),
         mesh_tls: match pod {
-            Some(pod) if pod.labels.contains_key(TLS_MODE) => speaks_mesh_tls(&pod.labels),
-            _ => slice.mesh_tls,
+            Some(pod) if pod.labels.contains_key(TLS_MODE) => Some(speaks_mesh_tls(&pod.labels)),
+            _ => Some(slice.mesh_tls),
         },
     }
 }
@@ -187,8 +214,23 @@ fn of_slice<'a>(
 /// A workload, and the name it has where it is a resource of its own.
 type NamedWorkload<'a> = (String, &'a Workload);
 
+/// Those in networks that the gateway sees, and the networks of the others.
+fn seen<'a>(
+    workloads: &[NamedWorkload<'a>],
+    options: &Options,
+) -> (Vec<NamedWorkload<'a>>, BTreeSet<&'a str>) {
+    let (seen, unseen): (Vec<_>, Vec<_>) =
+        workloads.iter().cloned().partition(|(_, workload)| options.sees(&workload.network));
+    (seen, unseen.into_iter().map(|(_, workload)| workload.network.as_str()).collect())
+}
+
 /// A workload as an endpoint of the port with this name and target.
-fn of_workload<'a>((name, workload): &NamedWorkload<'a>, port: &str, target: u16) -> Member<'a> {
+fn of_workload<'a>(
+    (name, workload): &NamedWorkload<'a>,
+    port: &str,
+    target: u16,
+    options: &Options,
+) -> Member<'a> {
     let number = workload.ports.get(port).copied().unwrap_or(target);
     let address = match &workload.address {
         WorkloadAddress::Ip(ip) => Address::Socket(SocketAddr::new(*ip, number)),
@@ -198,7 +240,8 @@ fn of_workload<'a>((name, workload): &NamedWorkload<'a>, port: &str, target: u16
         endpoint: Endpoint { weight: workload.weight, workload: name.clone(), ..Endpoint::new(address) },
         locality: workload.locality.clone(),
         labels: &workload.labels,
-        mesh_tls: workload.mesh_tls,
+        // Other networks are reached through their gateways, which take nothing but mesh TLS.
+        mesh_tls: workload.mesh_tls.or((!options.is_own_network(&workload.network)).then_some(true)),
     }
 }
 
@@ -225,13 +268,18 @@ fn of_entry<'a>(
     entry: &'a ServiceEntry,
     host: &'a Pattern,
     selected: &[NamedWorkload<'a>],
+    options: &Options,
 ) -> MeshService<'a> {
     let own = entry.endpoints_of(host).map(|workload| (String::new(), workload));
     let workloads: Vec<NamedWorkload<'a>> = own.chain(selected.iter().cloned()).collect();
+    let (workloads, unseen) = seen(&workloads, options);
     let ports = entry.ports.iter().map(|port| {
         (
             port.number,
-            workloads.iter().map(|workload| of_workload(workload, &port.name, port.target)).collect(),
+            workloads
+                .iter()
+                .map(|workload| of_workload(workload, &port.name, port.target, options))
+                .collect(),
         )
     });
     MeshService {
@@ -245,6 +293,7 @@ fn of_entry<'a>(
             given => Addresses::Given(given.to_vec()),
         },
         ports: ports.collect(),
+        unseen,
     }
 }
 

@@ -16,6 +16,9 @@ use crate::spiffe::IdPattern;
 /// Says that a workload speaks mesh TLS, on whatever describes the workload.
 pub(super) const TLS_MODE: &str = "security.istio.io/tlsMode";
 
+/// Says which network a workload is in, where its `network` does not.
+const NETWORK: &str = "topology.istio.io/network";
+
 /// Do a workload's labels say that it speaks mesh TLS?
 pub(super) fn speaks_mesh_tls(labels: &Labels) -> bool {
     labels.get(TLS_MODE).is_some_and(|mode| mode == "istio")
@@ -47,7 +50,10 @@ pub(super) struct Workload {
     pub(super) labels: Labels,
     pub(super) locality: Locality,
     pub(super) weight: u32,
-    pub(super) mesh_tls: bool,
+    /// Empty where nothing is said.
+    pub(super) network: String,
+    /// Whether it speaks mesh TLS, where anything is said of that.
+    pub(super) mesh_tls: Option<bool>,
 }
 
 /// Where a workload is.
@@ -123,11 +129,6 @@ impl Workload {
         let weight = u32::try_from(schema.weight);
         let wrong = format!("{} is not a weight; give 1 or more", schema.weight);
         let weight = findings.take(&format!("{field}.weight"), weight.map_err(|_| wrong));
-        if !schema.network.is_empty() {
-            let message =
-                "the network is not used: every address is taken as one that the gateway reaches directly";
-            findings.notice(format!("{field}.network"), message);
-        }
         let mut parts = schema.locality.splitn(3, '/').map(str::to_owned);
         let mut part = || parts.next().unwrap_or_default();
         Some(Self {
@@ -135,10 +136,14 @@ impl Workload {
             ports,
             locality: Locality { region: part(), zone: part(), subzone: part() },
             weight: weight?.max(1),
+            network: match schema.network.as_str() {
+                "" => schema.labels.get(NETWORK).cloned().unwrap_or_default(),
+                network => network.to_owned(),
+            },
             // istiod takes a workload that has an identity for one that has a sidecar.
             mesh_tls: match schema.labels.get(TLS_MODE) {
-                Some(_) => speaks_mesh_tls(&schema.labels),
-                None => !schema.service_account.is_empty(),
+                Some(_) => Some(speaks_mesh_tls(&schema.labels)),
+                None => (!schema.service_account.is_empty()).then_some(true),
             },
             labels: schema.labels.clone(),
         })
@@ -153,7 +158,8 @@ impl Workload {
             labels: Labels::new(),
             locality: Locality::default(),
             weight: 1,
-            mesh_tls: false,
+            network: String::new(),
+            mesh_tls: None,
         })
     }
 }
@@ -167,8 +173,11 @@ fn parse_hosts(hosts: &[String], findings: &mut Findings) -> Vec<Pattern> {
     let mut parsed = Vec::new();
     for (index, host) in hosts.iter().enumerate() {
         let field = format!("spec.hosts[{index}]");
-        let wrong =
-            |error| format!("{host:?} is not a host: {error}; give a name such as httpbin.bar.global");
+        let wrong = |error| {
+            let reason =
+                || format!("{host:?} is not a host: {error}; give a name such as httpbin.bar.global");
+            placeholder(host).unwrap_or_else(reason)
+        };
         match findings.take(&field, host.parse::<Pattern>().map_err(wrong)) {
             Some(Pattern::Any) => {
                 findings.refuse(field, "* is not a host; give a name, or a suffix such as *.global")
@@ -264,6 +273,16 @@ fn check_resolution(schema: &schema::ServiceEntry, endpoints: &[Workload], findi
     }
 }
 
+/// What to do about a `${NAME}` that a shell should have replaced.
+fn placeholder(text: &str) -> Option<String> {
+    let (_, rest) = text.split_once("${")?;
+    let name = rest.split('}').next().unwrap_or_default();
+    Some(format!(
+        "${{{name}}} was not replaced: a shell does that, in an unquoted heredoc or by envsubst, once {name} is set; or \
+         write what is meant here yourself"
+    ))
+}
+
 fn parse_address(text: &str, field: &str, findings: &mut Findings) -> Option<Address> {
     if text.starts_with("unix://") {
         let reason =
@@ -273,6 +292,10 @@ fn parse_address(text: &str, field: &str, findings: &mut Findings) -> Option<Add
     }
     if let Ok(ip) = text.parse() {
         return Some(Address::Ip(ip));
+    }
+    if let Some(reason) = placeholder(text) {
+        findings.refuse(field, reason);
+        return None;
     }
     let wrong = |error| format!("{text:?} is neither an IP address nor a name: {error}; give one of them");
     findings.take(field, text.parse().map(Address::Name).map_err(wrong))
@@ -339,11 +362,35 @@ mod tests {
             );
             parse(&text).0.endpoints[0].mesh_tls
         };
-        assert!(endpoint("labels: {security.istio.io/tlsMode: istio}") && endpoint("serviceAccount: vm"));
-        assert!(
-            !endpoint("labels: {security.istio.io/tlsMode: disabled}, serviceAccount: vm")
-                && !endpoint("labels: {}")
+        assert_eq!(endpoint("labels: {security.istio.io/tlsMode: istio}"), Some(true));
+        assert_eq!(endpoint("serviceAccount: vm"), Some(true));
+        let disabled = "labels: {security.istio.io/tlsMode: disabled}, serviceAccount: vm";
+        assert_eq!((endpoint(disabled), endpoint("labels: {}")), (Some(false), None));
+    }
+
+    #[test]
+    fn a_network_is_given_or_a_label() {
+        let network = |rest: &str| {
+            let text = format!(
+                "hosts: [a.b]\nports: [{{number: 80}}]\nresolution: STATIC\nendpoints: [{{address: 1.2.3.4, {rest}}}]"
+            );
+            parse(&text).0.endpoints[0].network.clone()
+        };
+        let label = "labels: {topology.istio.io/network: b}";
+        assert_eq!(
+            [network("network: a"), network(label), network(&format!("network: a, {label}"))],
+            ["a", "b", "a"]
         );
+    }
+
+    #[test]
+    fn a_placeholder_that_was_not_replaced_is_told_by_its_name() {
+        let (_, findings) = parse(
+            "hosts: ['a.${NS}.b']\nports: [{number: 80}]\nresolution: DNS\nendpoints: [{address: '${CLUSTER_GW_ADDR}'}]",
+        );
+        let reasons: Vec<&str> = findings.refusals.iter().map(|(_, reason)| reason.as_str()).collect();
+        assert!(reasons[0].starts_with("${NS} was not replaced"), "{reasons:?}");
+        assert!(reasons[1].starts_with("${CLUSTER_GW_ADDR} was not replaced"), "{reasons:?}");
     }
 
     #[test]

@@ -4,13 +4,14 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::catalog::{Catalog, Member};
-use super::destination_rule::{DestinationRule, Policy};
+use super::destination_rule::DestinationRule;
 use super::envoy_filter::EnvoyFilter;
 use super::gateway::Gateway;
 use super::resource::{Object, Spec};
 use super::rules::Rules;
 use super::service::{EndpointSlice, Pod, Service};
 use super::service_entry::{ServiceEntry, Workload};
+use super::traffic_policy::Policy;
 use super::virtual_service::VirtualService;
 use super::{Options, listeners, names, originate};
 use crate::cluster::{Cluster, LocalityEndpoints};
@@ -109,6 +110,9 @@ impl Output {
             connect_timeout: pool.connect_timeout.unwrap_or(options.connect_timeout),
             keepalive: pool.keepalive,
             max_connections: pool.max_connections,
+            tls: policy.upstream_tls.clone(),
+            outlier_detection: policy.outliers.as_ref().map(|outliers| outliers.detection.clone()),
+            panic_threshold: policy.outliers.as_ref().map(|outliers| outliers.panic_threshold),
             localities: localities.collect(),
             ..Cluster::new(name, Vec::new())
         };
@@ -120,7 +124,7 @@ impl Output {
 pub(super) fn translate<'a>(objects: impl Iterator<Item = &'a Object>, options: &'a Options) -> Snapshot {
     let mut out = Output::default();
     let resources = Resources::new(objects);
-    let catalog = Catalog::new(&resources, &options.cluster_domain, &mut out);
+    let catalog = Catalog::new(&resources, options, &mut out);
     let rules = Rules::new(&resources, options);
     let world = World { options, resources, catalog, rules };
     let mut listeners = listeners::translate(&world, &mut out);

@@ -2,6 +2,8 @@ use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener as StdListener, TcpStream as StdStream};
 use std::thread::JoinHandle;
 
+use eastgate_config::bootstrap::DEFAULT_MAX_PIPES;
+
 use super::*;
 
 /// A relay between two real socket pairs, on a thread of its own; the test holds the outer ends.
@@ -32,11 +34,21 @@ fn relayed(idle: Duration) -> Relayed {
 fn relayed_with(patience: Patience) -> Relayed {
     let (client, client_inner) = pair();
     let (upstream, upstream_inner) = pair();
-    Relayed { client, upstream, relay: relay_between(client_inner, upstream_inner, patience) }
+    Relayed {
+        client,
+        upstream,
+        relay: relay_between(client_inner, upstream_inner, patience, DEFAULT_MAX_PIPES),
+    }
 }
 
-fn relay_between(client: StdStream, upstream: StdStream, patience: Patience) -> JoinHandle<Outcome> {
+fn relay_between(
+    client: StdStream,
+    upstream: StdStream,
+    patience: Patience,
+    pipes: usize,
+) -> JoinHandle<Outcome> {
     std::thread::spawn(move || {
+        limit_pipes(pipes);
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async {
             let inner = [client, upstream].map(|stream| {
@@ -165,7 +177,7 @@ fn a_reset_that_a_write_has_seen_is_no_fin_for_the_endpoint() {
         let (mut upstream, upstream_inner) = pair();
         upstream.write_all(b"under way").unwrap();
         reset_socket(client);
-        let relay = relay_between(client_inner, upstream_inner, LONG_PATIENCE);
+        let relay = relay_between(client_inner, upstream_inner, LONG_PATIENCE, DEFAULT_MAX_PIPES);
         assert_reset(upstream);
         assert!(matches!(relay.join().unwrap().result, Err(Error::Broken { side: Side::Client, .. })));
     }
@@ -268,4 +280,21 @@ fn switching_engines_loses_nothing() {
     drop((writing.join().unwrap(), upstream));
     let relay = relay.join().unwrap();
     assert_eq!((relay.engine, relay.to_upstream), ("splice", sent.len() as u64));
+}
+
+#[test]
+fn without_pipes_bulk_is_copied() {
+    let (mut client, client_inner) = pair();
+    let (mut upstream, upstream_inner) = pair();
+    let relay = relay_between(client_inner, upstream_inner, LONG_PATIENCE, 0);
+    let sent = pattern(4 << 20);
+    let reading = std::thread::spawn(move || {
+        let mut got = Vec::new();
+        upstream.read_to_end(&mut got).unwrap();
+        got
+    });
+    client.write_all(&sent).unwrap();
+    client.shutdown(Shutdown::Write).unwrap();
+    assert!(reading.join().unwrap() == sent);
+    assert_eq!(relay.join().unwrap().engine, "copy");
 }
