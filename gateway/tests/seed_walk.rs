@@ -86,16 +86,14 @@ impl Machines {
         lab::directory(&root.join("config").canonicalize().unwrap());
         let programs = programs();
         let machine = |name, network: &str| Machine::new(name, &programs, network);
-        let pods = |last: u8| {
-            (11..=last).map(|last| format!("ip addr add 10.1.0.{last}/32 dev lo\n")).collect::<String>()
+        let at = |addresses: &[&str]| -> String {
+            addresses.iter().map(|address| format!("ip addr add {address}/32 dev lo\n")).collect()
         };
+        let pods = ["10.1.0.11", "10.1.0.21", "10.1.0.22", "10.1.0.25"];
         let machines = Self {
             vm: machine("vm", ""),
-            cluster: machine(
-                "cluster",
-                &(pods(13) + "ip addr add 198.51.100.1/32 dev lo; ip addr add 198.51.100.2/32 dev lo"),
-            ),
-            remote: machine("remote", &pods(11)),
+            cluster: machine("cluster", &(at(&pods) + &at(&["198.51.100.1", "198.51.100.2"]))),
+            remote: machine("remote", &at(&pods[..1])),
             client: machine("client", ""),
         };
         let to = |address: &str, by: &str| format!("ip route add {address} dev {by}\n");
