@@ -27,7 +27,7 @@ pub use churn::{Churn, churn};
 pub use connect::{Choice, connect_rate, mixed, tls_connect_rate};
 pub use idle::{MEMORY_PER_TUNNEL, idle_soak};
 pub use integrity::integrity;
-pub use ping::ping_pong;
+pub use ping::{ping_among_idle, ping_pong};
 pub use slow::slow_clients;
 
 /// How long an operation may take before it counts as failed.

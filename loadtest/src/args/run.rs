@@ -76,6 +76,9 @@ pub(crate) enum ScenarioArguments {
         /// How many at once
         #[arg(long, default_value_t = 1)]
         tunnels: usize,
+        /// Then again, beside so many that do nothing
+        #[arg(long, default_value_t = 0)]
+        idle: usize,
     },
     /// Hold tunnels that do nothing; with --proxy-pid, weigh them
     IdleSoak {
