@@ -58,6 +58,11 @@ pods:
         --listen 127.0.0.12:8443 --name httpbin-2 \
         --listen 127.0.0.13:8443 --name httpbin-3
 
+# The page on mesh expansion, walked on four machines out of network namespaces; as root
+seed-walk:
+    cargo build -p eastgate-loadtest --bin eastgate-loadtest
+    E2E=required cargo test -p eastgate --test seed_walk -- --nocapture
+
 # DNS under dnsperf, over UDP and TCP: queries per second, and no answer lost
 dns-load SECONDS="10":
     DNSPERF_SECONDS={{SECONDS}} E2E=required cargo test --release -p eastgate --test dns_clients dnsperf -- --nocapture

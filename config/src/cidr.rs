@@ -29,6 +29,11 @@ impl Cidr {
         Some(Self { address, prefix_len })
     }
 
+    /// The range of this address alone.
+    pub fn of(address: IpAddr) -> Self {
+        Self { address, prefix_len: if address.is_ipv4() { 32 } else { 128 } }
+    }
+
     /// An IPv4 range whose address has no bits beyond the prefix, which is at most 32 long.
     pub const fn of_v4(address: Ipv4Addr, prefix_len: u8) -> Self {
         Self { address: IpAddr::V4(address), prefix_len }

@@ -22,6 +22,8 @@ use serde::Serialize;
 const QUEUE: usize = 16 * 1024;
 /// Lines are on their way to the disk after this long at the latest.
 const FLUSH: Duration = Duration::from_millis(200);
+/// A wait that may be as long as it likes.
+const IDLE: Duration = Duration::from_secs(3600);
 
 /// What a connection's line says. Field names are the line's keys.
 #[derive(Debug, Serialize)]
@@ -193,25 +195,29 @@ impl Drop for Open {
     }
 }
 
-/// Writes lines until every sender is gone, and flushes when there is a pause.
+/// Writes lines until every sender is gone. A flush waits for a line of a while ago, and not for a pause, which a busy
+/// gateway never makes.
 fn write(records: &Receiver<Box<Record>>, out: Box<dyn Write + Send>, format: Format) {
     let mut out = BufWriter::with_capacity(64 * 1024, out);
-    let mut flushed = true;
+    // When what is in the buffer has to be out.
+    let mut due: Option<Instant> = None;
     loop {
-        match records.recv_timeout(if flushed { Duration::from_secs(3600) } else { FLUSH }) {
+        let wait = due.map_or(IDLE, |due| due.saturating_duration_since(Instant::now()));
+        match records.recv_timeout(wait) {
             Ok(record) => {
                 // A log that cannot be written must not end the process that it tells of.
                 let _ = line(&mut out, &record, format);
-                flushed = false;
+                due.get_or_insert_with(|| Instant::now() + FLUSH);
             }
-            Err(RecvTimeoutError::Timeout) => {
-                let _ = out.flush();
-                flushed = true;
-            }
+            Err(RecvTimeoutError::Timeout) => {}
             Err(RecvTimeoutError::Disconnected) => {
                 let _ = out.flush();
                 return;
             }
+        }
+        if due.is_some_and(|due| due <= Instant::now()) {
+            let _ = out.flush();
+            due = None;
         }
     }
 }
@@ -278,6 +284,22 @@ mod tests {
         assert_eq!(records[0]["server_name"], "a.b");
         assert_eq!(records[0]["error"], serde_json::Value::Null);
         assert_eq!(records[1]["error"], "the connection's task was ended");
+    }
+
+    #[test]
+    fn lines_come_out_though_there_is_no_pause() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("log");
+        let (log, writer) = log(&path, Format::Json);
+        // So few do not fill the buffer, and none of them is late enough for a pause.
+        let out = (0..100).any(|_| {
+            drop(log.begin(&"l".into(), ([127, 0, 0, 1], 1).into()));
+            std::thread::sleep(FLUSH / 10);
+            path.metadata().unwrap().len() > 0
+        });
+        drop(log);
+        writer.finish();
+        assert!(out && path.metadata().unwrap().len() < 64 * 1024);
     }
 
     #[test]

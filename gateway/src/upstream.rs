@@ -42,7 +42,7 @@ pub enum Error {
         limit: u32,
     },
     /// Every endpoint that was tried failed; this is what the last one said.
-    #[error("{endpoint} did not take the connection")]
+    #[error("{endpoint} did not take the connection{}", remedy(source))]
     Connect {
         /// The last one tried.
         endpoint: SocketAddr,
@@ -50,6 +50,18 @@ pub enum Error {
         #[source]
         source: io::Error,
     },
+}
+
+/// What to look at, where the system's answer says it.
+fn remedy(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::ConnectionRefused => " (nothing listens there: is it running, and the port right?)",
+        io::ErrorKind::NetworkUnreachable | io::ErrorKind::HostUnreachable => {
+            " (no route leads there: look at the address, and at this machine's routes)"
+        }
+        io::ErrorKind::TimedOut => " (nothing answers there: look at the address, and at firewalls)",
+        _ => "",
+    }
 }
 
 /// Connects to an endpoint of the cluster. One that refuses or does not answer in the connect timeout is left for

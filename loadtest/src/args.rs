@@ -27,6 +27,8 @@ pub(crate) enum Command {
     /// Send GETs, each over its own connection, and show how they spread over the pods
     #[command(after_help = GET_EXAMPLE)]
     Get(GetArguments),
+    /// Issue a certificate of the pods' CA, for a client, or for a VM beside the mesh
+    Certify(CertifyArguments),
     /// Run a scenario against a gateway, crypto-free unless it says otherwise
     #[command(after_help = run::RUN_EXAMPLE)]
     Run(RunArguments),
@@ -72,9 +74,28 @@ pub(crate) struct OriginArguments {
     /// A protocol to agree to; may be repeated [default: what an Istio sidecar speaks over HTTP/1.1]
     #[arg(long, value_name = "PROTOCOL")]
     pub(crate) alpn: Vec<String>,
+    /// Serve only clients with a certificate of the same CA, as a pod does whose mesh is STRICT
+    #[arg(long)]
+    pub(crate) strict: bool,
     /// Print a line for each connection to stderr
     #[arg(long, short)]
     pub(crate) verbose: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct CertifyArguments {
+    /// Holds ca.pem and ca-key.pem; both are made if missing
+    #[arg(long, value_name = "DIR", default_value = "eastgate-ca")]
+    pub(crate) ca_dir: PathBuf,
+    /// A name in the certificate: SPIFFE URI, DNS name or IP address; may be repeated
+    #[arg(long, value_name = "NAME", required = true)]
+    pub(crate) san: Vec<String>,
+    /// Where to write root-cert.pem, cert-chain.pem and key.pem; none of them may be there
+    #[arg(long, value_name = "DIR")]
+    pub(crate) out: PathBuf,
+    /// One that ended an hour ago, to see what is said of it
+    #[arg(long)]
+    pub(crate) expired: bool,
 }
 
 /// The mesh's own name for the pods, and those that `curl` can ask for.

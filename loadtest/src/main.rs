@@ -12,7 +12,7 @@ use eastgate_loadtest::origin::{self, Origin};
 use eastgate_loadtest::spread::Spread;
 use tokio::{select, signal};
 
-use crate::args::{Arguments, Command, GetArguments, OriginArguments};
+use crate::args::{Arguments, CertifyArguments, Command, GetArguments, OriginArguments};
 
 mod args;
 mod compare_command;
@@ -27,6 +27,7 @@ async fn main() -> ExitCode {
     let done = match Arguments::parse().command {
         Command::Origin(arguments) => run_origin(arguments).await,
         Command::Get(arguments) => run_get(arguments).await,
+        Command::Certify(arguments) => certify(&arguments),
         Command::Run(arguments) => load_command::run(arguments).await,
         Command::LoadOrigin(arguments) => load_command::load_origin(arguments).await,
         Command::Mesh(arguments) => load_command::write_mesh(&arguments),
@@ -51,6 +52,9 @@ async fn run_origin(arguments: OriginArguments) -> anyhow::Result<()> {
         let mut options = origin::Options::new(name.clone(), ca.issue(&sans).context("bad --san")?);
         options.address = address;
         options.verbose = arguments.verbose;
+        if arguments.strict {
+            options.clients = origin::Clients::Verified(ca.roots());
+        }
         if !arguments.alpn.is_empty() {
             options.alpn.clone_from(&arguments.alpn);
         }
@@ -67,6 +71,20 @@ async fn run_origin(arguments: OriginArguments) -> anyhow::Result<()> {
     for origin in origins {
         origin.stop().await;
     }
+    Ok(())
+}
+
+fn certify(arguments: &CertifyArguments) -> anyhow::Result<()> {
+    let ca = Ca::load_or_create(&arguments.ca_dir)?;
+    let sans: Vec<&str> = arguments.san.iter().map(String::as_str).collect();
+    let issued = if arguments.expired { ca.issue_expired(&sans) } else { ca.issue(&sans) };
+    let out = &arguments.out;
+    std::fs::create_dir_all(out).with_context(|| format!("cannot make {}", out.display()))?;
+    issued.context("bad --san")?.write_pem(&out.join("cert-chain.pem"), &out.join("key.pem"))?;
+    let root = out.join("root-cert.pem");
+    std::fs::write(&root, ca.certificate_pem())
+        .with_context(|| format!("cannot write {}", root.display()))?;
+    say(&format!("{} holds a certificate for {}", out.display(), arguments.san.join(", ")));
     Ok(())
 }
 

@@ -27,7 +27,10 @@ pub(super) fn translate(world: &World<'_>, out: &mut Output) -> Names {
         if let Addresses::Given(ranges) = &service.addresses {
             for range in ranges {
                 taken.add(*range);
-                tell_of_sharing(service, range, &mut owners, out);
+                // A machine that meets the clients itself tells services of one address apart by port, and says so.
+                if world.options.originate.is_none() {
+                    tell_of_sharing(service, range, &mut owners, out);
+                }
             }
         }
         if !service.resolved {

@@ -1,7 +1,8 @@
 //! ServiceEntries → listeners for plain clients beside the gateway, whose connections it carries over the mesh's mutual
 //! TLS: what a sidecar does with the `addresses` of a `.global` service.
 //!
-//! The name that is asked for is the one that a sidecar would send, so that a gateway takes one for the other.
+//! The name that is asked for is the one that a sidecar would send, so that a gateway takes one for the other. A service
+//! without `addresses` is met at those that DNS gives out for it.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -15,6 +16,7 @@ use crate::cidr::Cidr;
 use crate::listener::{
     ChainMatch, ChainOptions, ConnectionMatch, FilterChain, Listener, ListenerOptions, Peers, Role, Transport,
 };
+use crate::names::Names;
 use crate::route::Route;
 use crate::server_name::{Pattern, SubsetKey};
 
@@ -32,13 +34,19 @@ const REDIRECTED: &str = "outbound";
 type Place = (Cidr, u16);
 
 /// The listeners. Their clusters go to the output.
-pub(super) fn listeners(world: &World<'_>, originate: Originate, out: &mut Output) -> Vec<Listener> {
+pub(super) fn listeners(
+    world: &World<'_>,
+    originate: Originate,
+    names: &Names,
+    out: &mut Output,
+) -> Vec<Listener> {
     let mut taken: BTreeMap<Place, String> = BTreeMap::new();
     let mut listeners = Vec::new();
     let mut redirected = Vec::new();
     for &(object, entry) in &world.resources.service_entries {
         for host in &entry.hosts {
-            for (place, chain, role) in chains(world, (object, entry), host, &mut taken, out) {
+            let ranges = ranges(entry, host, names);
+            for (place, chain, role) in chains(world, (object, entry), (host, &ranges), &mut taken, out) {
                 match originate.redirect {
                     Some(_) => redirected.push(chain),
                     None => listeners.extend(bound(object, place, chain, role, out)),
@@ -91,11 +99,11 @@ fn bound(
 fn chains(
     world: &World<'_>,
     (object, entry): (&Object, &ServiceEntry),
-    host: &Pattern,
+    (host, ranges): (&Pattern, &[Cidr]),
     taken: &mut BTreeMap<Place, String>,
     out: &mut Output,
 ) -> Vec<(Place, FilterChain, Role)> {
-    if let Some((field, message)) = unserved(entry, host) {
+    if let Some((field, message)) = unserved(entry, host, ranges) {
         out.notice(object, field, message);
         return Vec::new();
     }
@@ -103,7 +111,7 @@ fn chains(
     let mut chains = Vec::new();
     for port in &entry.ports {
         let Some((chain, role)) = chain(world, (object, entry), host, port.number, out) else { continue };
-        for range in &entry.addresses {
+        for range in ranges {
             let place = (*range, port.number);
             if let Some(first) = taken.get(&place) {
                 let message = format!(
@@ -123,8 +131,17 @@ fn chains(
     chains
 }
 
+/// Where plain clients connect to for this host: what the entry says, or what DNS gives out where it says nothing.
+fn ranges(entry: &ServiceEntry, host: &Pattern, names: &Names) -> Vec<Cidr> {
+    if !entry.addresses.is_empty() {
+        return entry.addresses.clone();
+    }
+    let automatic = names.get(host).filter(|name| name.automatic);
+    automatic.into_iter().flat_map(|name| &name.addresses).map(|address| Cidr::of(*address)).collect()
+}
+
 /// Why plain clients cannot be served for this host.
-fn unserved(entry: &ServiceEntry, host: &Pattern) -> Option<(&'static str, String)> {
+fn unserved(entry: &ServiceEntry, host: &Pattern, ranges: &[Cidr]) -> Option<(&'static str, String)> {
     if entry.external {
         let message =
             format!("{host} is outside the mesh, so nothing is originated for it; set MESH_INTERNAL");
@@ -133,7 +150,7 @@ fn unserved(entry: &ServiceEntry, host: &Pattern) -> Option<(&'static str, Strin
     if !matches!(host, Pattern::Exact(_)) {
         return Some(("spec.hosts", format!("{host} is no one name to ask for; list each host by itself")));
     }
-    if entry.addresses.is_empty() {
+    if ranges.is_empty() {
         let message = format!("plain clients cannot reach {host}: give it an address such as 240.0.0.3");
         return Some(("spec.addresses", message));
     }
@@ -234,6 +251,17 @@ mod tests {
     }
 
     #[test]
+    fn a_service_without_addresses_is_met_where_dns_says() {
+        let snapshot = snapshot(&entry("httpbin", ""), None);
+        assert!(snapshot.notices.is_empty(), "{:?}", snapshot.notices);
+        let names = snapshot.names.as_ref().unwrap();
+        let told = &names[&"httpbin.bar.global".parse().unwrap()].addresses;
+        let met: std::collections::BTreeSet<_> =
+            snapshot.listeners.values().map(|listener| listener.address.ip()).collect();
+        assert_eq!((met.len(), &met), (2, told));
+    }
+
+    #[test]
     fn redirected_connections_are_told_apart_by_where_they_were_made_to() {
         let text =
             entry("one", "  addresses: [240.1.0.0/16]\n") + &entry("two", "  addresses: [240.1.0.9]\n");
@@ -256,15 +284,17 @@ mod tests {
             let notices = snapshot.notices.iter().map(ToString::to_string);
             notices.collect::<Vec<_>>().join("\n")
         };
-        assert!(told("").contains("give it an address"), "{}", told(""));
+        assert!(
+            told("  exportTo: ['~']\n").contains("give it an address"),
+            "{}",
+            told("  exportTo: ['~']\n")
+        );
         assert!(told("  addresses: [240.0.0.0/8]\n").contains("vm.redirect"));
         let twice = entry("a", "  addresses: [127.255.0.3]\n") + &entry("b", "  addresses: [127.255.0.3]\n");
         let twice = snapshot(&twice, None);
-        assert_eq!(twice.listeners.len(), 1);
-        let lines: Vec<String> = twice.notices.iter().map(ToString::to_string).collect();
-        let tells =
-            |line: &String| line.contains("a.yaml") && line.contains("already the address of a.bar.global");
-        assert!(lines.iter().any(tells), "{lines:?}");
+        assert_eq!((twice.listeners.len(), twice.notices.len()), (1, 1), "{:?}", twice.notices);
+        let line = twice.notices[0].to_string();
+        assert!(line.contains("a.yaml") && line.contains("already the address of a.bar.global"), "{line}");
     }
 
     #[test]

@@ -128,10 +128,10 @@ pub(super) fn translate<'a>(objects: impl Iterator<Item = &'a Object>, options: 
     let rules = Rules::new(&resources, options);
     let world = World { options, resources, catalog, rules };
     let mut listeners = listeners::translate(&world, &mut out);
-    if let Some(how) = options.originate {
-        listeners.extend(originate::listeners(&world, how, &mut out));
-    }
     let names = names::translate(&world, &mut out);
+    if let Some(how) = options.originate {
+        listeners.extend(originate::listeners(&world, how, &names, &mut out));
+    }
     Snapshot {
         listeners: listeners
             .into_iter()
