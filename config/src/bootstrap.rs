@@ -15,9 +15,11 @@ use crate::cluster::{DEFAULT_CONNECT_TIMEOUT, Keepalive};
 use crate::duration;
 
 mod keys;
+mod kubernetes;
 mod layers;
 pub mod xds;
 pub use keys::{KEYS, Key};
+pub use kubernetes::Kubernetes;
 pub use layers::{Error, Layers};
 pub use xds::Xds;
 
@@ -81,6 +83,7 @@ pub struct Source {
     pub mesh_dir: Option<PathBuf>,
     #[serde(deserialize_with = "empty_is_none")]
     pub xds_file: Option<PathBuf>,
+    pub kubernetes: Kubernetes,
 }
 
 /// Where listeners bind.
@@ -295,9 +298,11 @@ impl Settings {
             return wrong("relay.idle_timeout", "give a duration above 0, such as 1h");
         }
         self.xds.validate()?;
+        self.source.kubernetes.validate()?;
         let sources = [
             ("source.mesh_dir (--mesh-dir)", self.source.mesh_dir.is_some()),
             ("source.xds_file (--xds-file)", self.source.xds_file.is_some()),
+            ("source.kubernetes.config (--kubernetes)", self.source.kubernetes.config.is_some()),
             ("xds.addresses (--xds)", !self.xds.addresses.is_empty()),
         ];
         let given: Vec<_> = sources.into_iter().filter(|(_, given)| *given).map(|(name, _)| name).collect();

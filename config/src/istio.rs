@@ -28,6 +28,7 @@ mod findings;
 mod gateway;
 mod index;
 mod listeners;
+mod network;
 mod passthrough;
 mod resource;
 mod rules;

@@ -29,7 +29,7 @@ use crate::listener::Shared;
 use crate::metrics::Metrics;
 use crate::publish::Publisher;
 use crate::readiness::{Readiness, Wait};
-use crate::source::{files, xds};
+use crate::source::{files, kubernetes, xds};
 use crate::table::Table;
 use crate::upstream::resolve;
 
@@ -235,6 +235,12 @@ fn source(
         tasks.spawn(async move { Ok(files::run(root, options, snapshots).await?) });
         return Ok((None, Node::default()));
     }
+    if settings.source.kubernetes.config.is_some() {
+        let (options, settings) = (options(settings)?, Arc::clone(settings));
+        let ends = kubernetes::Ends { snapshots, metrics: metrics.kubernetes.clone() };
+        tasks.spawn(async move { Ok(kubernetes::run(settings, options, ends).await?) });
+        return Ok((None, Node::default()));
+    }
     let identity = xds::identity(settings);
     if let Some(path) = settings.source.xds_file.clone() {
         let (options, node) = (settings.xds_options(), identity.node.clone());
@@ -244,7 +250,7 @@ fn source(
     anyhow::ensure!(
         !settings.xds.addresses.is_empty(),
         "nothing to serve: give --mesh-dir DIR (source.mesh_dir in the settings) with Istio and Kubernetes YAML, \
-         --xds ADDRESS (xds.addresses) of a control plane, or --xds-file FILE (source.xds_file) of xDS resources",
+         --kubernetes (source.kubernetes.config), --xds ADDRESS (xds.addresses) of a control plane, or --xds-file FILE (source.xds_file) of xDS resources",
     );
     let (handle, commands) = control_plane::handle();
     let (metrics, readiness) = (metrics.xds.clone(), readiness.clone());

@@ -8,9 +8,11 @@ use prometheus::{
 
 mod downstream;
 pub mod family;
+mod kubernetes;
 pub mod per_thread;
 mod xds;
 pub use downstream::{Downstream, Listener, OpenConnection};
+pub use kubernetes::Kubernetes;
 pub use xds::{Xds, timestamp};
 
 /// Names start with it.
@@ -26,6 +28,8 @@ pub struct Metrics {
     pub table: Table,
     /// The conversation with the control plane.
     pub xds: Xds,
+    /// What the Kubernetes source hears.
+    pub kubernetes: Kubernetes,
     /// Records of the access log that were lost because its writer was behind.
     pub access_log_dropped: IntCounter,
     /// Whether `/ready` says yes.
@@ -70,6 +74,7 @@ impl Metrics {
                 publish_seconds: made.seconds("publish_seconds", "From a snapshot to its table in use")?,
             },
             xds: Xds::new(&made)?,
+            kubernetes: Kubernetes::new(&made)?,
             access_log_dropped: made.counter("access_log_dropped_total", "Access-log records lost")?,
             ready: made.gauge("ready", "1 when /ready says yes")?,
             registry,

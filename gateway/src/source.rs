@@ -1,4 +1,5 @@
 //! Where snapshots come from.
 
 pub mod files;
+pub mod kubernetes;
 pub mod xds;

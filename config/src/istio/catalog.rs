@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 
 use super::export::Export;
+use super::network::Networks;
 use super::resource::Object;
 use super::schema::{Labels, selects};
 use super::service::{EndpointSlice, Pod, Service, SliceEndpoint};
@@ -55,12 +56,16 @@ impl<'a> Catalog<'a> {
     pub(super) fn new(resources: &Resources<'a>, cluster_domain: &str, out: &mut Output) -> Self {
         let mut catalog = Self::default();
         let slices = slices_by_service(resources);
-        let pods: Pods<'_> = resources.pods.iter().map(|(object, pod)| (full_name(object), *pod)).collect();
+        let pods = resources.pods.iter().map(|(object, pod)| {
+            let (namespace, name) = full_name(object);
+            ((object.cluster.as_str(), namespace, name), *pod)
+        });
+        let behind = Behind { pods: pods.collect(), networks: Networks::new(&resources.namespaces) };
         for &(object, service) in &resources.services {
             let none = Vec::new();
             let slices = slices.get(&full_name(object)).unwrap_or(&none);
             let workloads = selected_workloads(object, service.selector.as_ref(), resources);
-            let service = of_kubernetes(object, service, slices, &pods, &workloads, cluster_domain);
+            let service = of_kubernetes(object, service, slices, &behind, &workloads, cluster_domain);
             if let Some(service) = service {
                 catalog.add(service, out);
             }
@@ -109,8 +114,12 @@ fn full_name(object: &Object) -> (&str, &str) {
     (&object.name.namespace, &object.name.name)
 }
 
-/// By namespace and name.
-type Pods<'a> = BTreeMap<(&'a str, &'a str), &'a Pod>;
+/// What stands behind the addresses of EndpointSlices.
+struct Behind<'a> {
+    /// By cluster, namespace and name.
+    pods: BTreeMap<(&'a str, &'a str, &'a str), &'a Pod>,
+    networks: Networks<'a>,
+}
 type Slices<'a> = Vec<(&'a Object, &'a EndpointSlice)>;
 
 fn slices_by_service<'a>(resources: &Resources<'a>) -> BTreeMap<(&'a str, &'a str), Slices<'a>> {
@@ -125,7 +134,7 @@ fn of_kubernetes<'a>(
     object: &'a Object,
     service: &'a Service,
     slices: &Slices<'a>,
-    pods: &Pods<'a>,
+    behind: &Behind<'a>,
     workloads: &[NamedWorkload<'a>],
     cluster_domain: &str,
 ) -> Option<MeshService<'a>> {
@@ -139,8 +148,9 @@ fn of_kubernetes<'a>(
             let targets = slice.ports.iter().filter(|(name, _)| *name == port.name);
             for (_, target) in targets {
                 let endpoints = slice.endpoints.iter();
-                members
-                    .extend(endpoints.map(|endpoint| of_slice(endpoint, *target, slice_object, slice, pods)));
+                members.extend(
+                    endpoints.filter_map(|endpoint| of_slice(endpoint, *target, slice_object, slice, behind)),
+                );
             }
         }
         members.extend(workloads.iter().map(|workload| of_workload(workload, &port.name, port.target)));
@@ -155,29 +165,30 @@ fn of_kubernetes<'a>(
     Some(MeshService { host, object, exported: &service.exported, external, resolved: true, ports })
 }
 
-/// An endpoint of an EndpointSlice: its Pod's labels count, and the slice's own where the Pod is not known.
+/// An endpoint of an EndpointSlice, if it is near: its Pod's labels count, and the slice's own where the Pod is not known.
 fn of_slice<'a>(
     endpoint: &SliceEndpoint,
     port: u16,
     object: &'a Object,
     slice: &EndpointSlice,
-    pods: &Pods<'a>,
-) -> Member<'a> {
+    behind: &Behind<'a>,
+) -> Option<Member<'a>> {
     let name = endpoint.pod.as_ref();
-    let pod = name.and_then(|(namespace, name)| pods.get(&(namespace.as_str(), name.as_str())));
-    Member {
+    let pod = name.and_then(|(namespace, name)| behind.pods.get(&(&*object.cluster, &**namespace, &**name)));
+    let labels = pod.map_or(&object.labels, |pod| &pod.labels);
+    behind.networks.is_near(&object.cluster, labels).then(|| Member {
         endpoint: Endpoint {
             health: endpoint.health,
             workload: name.map(|(namespace, name)| format!("{namespace}/{name}")).unwrap_or_default(),
             ..Endpoint::new(Address::Socket(SocketAddr::new(endpoint.address, port)))
         },
         locality: pod.map_or_else(|| endpoint.locality.clone(), |pod| pod.complete(&endpoint.locality)),
-        labels: pod.map_or(&object.labels, |pod| &pod.labels),
+        labels,
         mesh_tls: match pod {
             Some(pod) if pod.labels.contains_key(TLS_MODE) => speaks_mesh_tls(&pod.labels),
             _ => slice.mesh_tls,
         },
-    }
+    })
 }
 
 /// A workload, and the name it has where it is a resource of its own.

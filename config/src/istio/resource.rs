@@ -3,11 +3,13 @@
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
+use super::ROOT_NAMESPACE;
 use super::destination_rule::DestinationRule;
 use super::document::Document;
 use super::envoy_filter::EnvoyFilter;
 use super::findings::{Findings, Origin};
 use super::gateway::Gateway;
+use super::network::Namespace;
 use super::schema::{self, Labels, Metadata, decode};
 use super::service::{EndpointSlice, Pod, Service};
 use super::service_entry::{ServiceEntry, Workload};
@@ -35,6 +37,8 @@ pub enum Kind {
     EndpointSlice,
     /// The core group.
     Pod,
+    /// The core group. Only the mesh's root namespace matters: its label names the cluster's network.
+    Namespace,
 }
 
 const ISTIO: &str = "networking.istio.io";
@@ -43,7 +47,7 @@ const DEFAULT_NAMESPACE: &str = "default";
 
 impl Kind {
     /// Every kind, for whoever has to list and watch them.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::Gateway,
         Self::VirtualService,
         Self::DestinationRule,
@@ -53,6 +57,7 @@ impl Kind {
         Self::Service,
         Self::EndpointSlice,
         Self::Pod,
+        Self::Namespace,
     ];
 
     /// As in a resource's `kind`.
@@ -67,13 +72,14 @@ impl Kind {
             Self::Service => "Service",
             Self::EndpointSlice => "EndpointSlice",
             Self::Pod => "Pod",
+            Self::Namespace => "Namespace",
         }
     }
 
     /// The API group; empty for the core group.
     pub fn group(self) -> &'static str {
         match self {
-            Self::Service | Self::Pod => "",
+            Self::Service | Self::Pod | Self::Namespace => "",
             Self::EndpointSlice => "discovery.k8s.io",
             _ => ISTIO,
         }
@@ -82,11 +88,26 @@ impl Kind {
     /// The versions of the API group that are read, the one to ask an API server for first.
     pub fn versions(self) -> &'static [&'static str] {
         match self {
-            Self::Service | Self::Pod => &["v1"],
+            Self::Service | Self::Pod | Self::Namespace => &["v1"],
             Self::EndpointSlice => &["v1", "v1beta1"],
             Self::EnvoyFilter => &["v1alpha3"],
             _ => &["v1", "v1beta1", "v1alpha3"],
         }
+    }
+
+    /// Of the clusters of a mesh, only the gateway's own gives its configuration; the others give their services.
+    pub fn is_of_every_cluster(self) -> bool {
+        self.group() != ISTIO
+    }
+
+    /// All that matters of it is in its metadata.
+    pub fn is_metadata(self) -> bool {
+        matches!(self, Self::Pod | Self::Namespace)
+    }
+
+    /// The only object of the kind that matters, by name.
+    pub fn only(self) -> Option<&'static str> {
+        (self == Self::Namespace).then_some(ROOT_NAMESPACE)
     }
 
     /// As in the API's paths.
@@ -101,16 +122,19 @@ impl Kind {
             Self::Service => "services",
             Self::EndpointSlice => "endpointslices",
             Self::Pod => "pods",
+            Self::Namespace => "namespaces",
         }
     }
 }
 
-/// A resource's identity. Ordered by kind, then namespace, then name.
+/// A resource's identity. Ordered by kind, then namespace, name and cluster.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(super) struct Key {
     pub(super) kind: Kind,
     pub(super) namespace: String,
     pub(super) name: String,
+    /// Empty for the gateway's own.
+    pub(super) cluster: String,
 }
 
 impl Key {
@@ -127,6 +151,8 @@ impl Key {
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Object {
     pub(super) name: ResourceName,
+    /// Empty for the gateway's own.
+    pub(super) cluster: String,
     pub(super) origin: Origin,
     /// `metadata.labels`
     pub(super) labels: Labels,
@@ -147,6 +173,7 @@ pub(super) enum Spec {
     Service(Service),
     EndpointSlice(EndpointSlice),
     Pod(Pod),
+    Namespace(Namespace),
 }
 
 /// What a document turned out to be.
@@ -165,6 +192,21 @@ pub(super) enum Decoded {
     Nameless(Origin, (String, String)),
 }
 
+impl Decoded {
+    /// The same, in this cluster.
+    pub(super) fn of_cluster(mut self, cluster: &str) -> Self {
+        match &mut self {
+            Self::Good(key, object) => {
+                cluster.clone_into(&mut key.cluster);
+                cluster.clone_into(&mut object.cluster);
+            }
+            Self::Bad(key, ..) => cluster.clone_into(&mut key.cluster),
+            Self::Unused { .. } | Self::Nameless(..) => {}
+        }
+        self
+    }
+}
+
 /// Reads a document of this file.
 pub(super) fn read(document: Document, file: Option<&str>) -> Decoded {
     let Document { value, lines } = document;
@@ -174,7 +216,8 @@ pub(super) fn read(document: Document, file: Option<&str>) -> Decoded {
         Err(refusal) => return Decoded::Nameless(origin, refusal),
     };
     let Some(kind) = kind else { return Decoded::Unused { group, resource: name, origin } };
-    let key = Key { kind, namespace: name.namespace.clone(), name: name.name.clone() };
+    let key =
+        Key { kind, namespace: name.namespace.clone(), name: name.name.clone(), cluster: String::new() };
     let metadata = decode("metadata", &value["metadata"]).map_err(|refusal| vec![refusal]);
     let metadata = metadata.map(|read: Metadata| Metadata { namespace: name.namespace.clone(), ..read });
     match metadata.and_then(|metadata| Ok((parse(kind, &version, &value, &metadata)?, metadata))) {
@@ -183,7 +226,11 @@ pub(super) fn read(document: Document, file: Option<&str>) -> Decoded {
             // There are thousands of Pods and EndpointSlices, and nothing to say of their fields later on.
             let lines = if kind.group() == ISTIO { origin.lines } else { origin.lines.outermost() };
             let origin = Origin { lines, ..origin };
-            Decoded::Good(key, Box::new(Object { name, origin, labels: metadata.labels, spec, notices }))
+            let cluster = String::new();
+            Decoded::Good(
+                key,
+                Box::new(Object { name, cluster, origin, labels: metadata.labels, spec, notices }),
+            )
         }
     }
 }
@@ -264,6 +311,7 @@ fn parse(kind: Kind, version: &str, value: &Value, metadata: &Metadata) -> Parse
         Kind::EndpointSlice => decoded::<schema::core::EndpointSlice>("", value, found)
             .map(|slice| Spec::EndpointSlice(EndpointSlice::parse(&slice, metadata, found))),
         Kind::Pod => Some(Spec::Pod(Pod { labels: metadata.labels.clone() })),
+        Kind::Namespace => Some(Spec::Namespace(Namespace::parse(metadata))),
     };
     match spec {
         Some(spec) if findings.refusals.is_empty() => Ok((spec, findings.notices)),

@@ -7,6 +7,7 @@ use super::catalog::{Catalog, Member};
 use super::destination_rule::{DestinationRule, Policy};
 use super::envoy_filter::EnvoyFilter;
 use super::gateway::Gateway;
+use super::network::Namespace;
 use super::resource::{Object, Spec};
 use super::rules::Rules;
 use super::service::{EndpointSlice, Pod, Service};
@@ -31,6 +32,7 @@ pub(super) struct Resources<'a> {
     pub(super) services: Vec<(&'a Object, &'a Service)>,
     pub(super) endpoint_slices: Vec<(&'a Object, &'a EndpointSlice)>,
     pub(super) pods: Vec<(&'a Object, &'a Pod)>,
+    pub(super) namespaces: Vec<(&'a Object, &'a Namespace)>,
 }
 
 impl<'a> Resources<'a> {
@@ -47,6 +49,7 @@ impl<'a> Resources<'a> {
                 Spec::Service(spec) => all.services.push((object, spec)),
                 Spec::EndpointSlice(spec) => all.endpoint_slices.push((object, spec)),
                 Spec::Pod(spec) => all.pods.push((object, spec)),
+                Spec::Namespace(spec) => all.namespaces.push((object, spec)),
             }
         }
         all
