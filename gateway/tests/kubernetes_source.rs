@@ -130,11 +130,13 @@ async fn without_an_api_server_the_last_good_stays_and_afterwards_it_is_listed_a
         "an API server that is gone is no reason to leave"
     );
 
-    server.start_again().await;
-    // Its history does not reach back to where the watches were.
+    // When it is back, its history does not reach back to where the watches were.
+    server.start_elsewhere().await;
     server.delete(&slice(pods[0].address())).await;
     server.create(&slice(pods[1].address())).await;
     server.compact().await;
+    server.kill();
+    server.start_again().await;
     let wanted = pods[1].address().to_string();
     gateway
         .until("/clusters", |text| text.contains(&wanted) && !text.contains(&pods[0].address().to_string()))
@@ -142,6 +144,10 @@ async fn without_an_api_server_the_last_good_stays_and_afterwards_it_is_listed_a
     gateway.metric_until(failing, |value| value == 0.0).await;
     assert_eq!(served(&ca, address).await.as_deref(), Some("httpbin-1"));
     assert!(gateway.log().contains("what is known stays in use"));
+    let gone = "kubernetes_watch_restarts_total{cluster=\"home\",kind=\"endpointslices\",reason=\"gone\"}";
+    let metrics = gateway.admin("/stats/prometheus").await;
+    let restarts: Vec<_> = metrics.lines().filter(|line| line.contains("watch_restarts_total{")).collect();
+    assert!(gateway.metric(gone).await >= 1.0, "no 410 Gone: {restarts:#?}\n{}", gateway.log());
 }
 
 #[tokio::test]

@@ -29,8 +29,12 @@ func core(api http.Handler) http.Handler {
 			http.Error(w, err.Error(), http.StatusBadRequest)
 			return
 		}
-		if r.Method == http.MethodPost || r.Method == http.MethodPut {
+		if r.Method != http.MethodDelete {
 			body = bytes.Replace(body, []byte(`"apiVersion":"v1"`), []byte(`"apiVersion":"`+group+`/v1"`), 1)
+		}
+		// Below a group, /namespaces/NAME is what is in the namespace, and never the namespace itself.
+		if name, found := strings.CutPrefix(rest, "/namespaces"); found && strings.Count(name, "/") <= 1 {
+			rest = "/nses" + name
 		}
 		request := r.Clone(r.Context())
 		request.URL.Path = "/apis/" + group + "/v1" + rest
@@ -57,6 +61,7 @@ func (w *renamed) WriteHeader(code int) {
 func (w *renamed) Write(piece []byte) (int, error) {
 	w.Header().Del("Content-Length")
 	text := bytes.ReplaceAll(append(w.held, piece...), inner, outer)
+	text = bytes.ReplaceAll(text, []byte(`"name":"nses"`), []byte(`"name":"namespaces"`))
 	keep := 0
 	for n := min(len(inner)-1, len(text)); n > 0 && keep == 0; n-- {
 		if bytes.HasSuffix(text, inner[:n]) {

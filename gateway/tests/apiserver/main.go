@@ -38,7 +38,9 @@ func main() {
 	if *verbose {
 		logs = os.Stderr
 	}
-	klog.LogToStderr(false)
+	logging := flag.NewFlagSet("logging", flag.PanicOnError)
+	klog.InitFlags(logging)
+	_ = logging.Parse([]string{"--logtostderr=false", "--stderrthreshold=FATAL"})
 	klog.SetOutput(logs)
 
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)

@@ -3,10 +3,12 @@ package main
 import (
 	"context"
 	_ "embed"
+	"encoding/json"
 	"fmt"
 	"net"
 	"net/http"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	noopoteltrace "go.opentelemetry.io/otel/trace/noop"
@@ -34,6 +36,8 @@ var definitions string
 type server struct {
 	etcd, certificate, key, token string
 	listener                      net.Listener
+	// As behind a load balancer, nobody but the server itself gets in before everything is served.
+	ready atomic.Bool
 }
 
 func (s *server) run(ctx context.Context, serving func()) error {
@@ -50,6 +54,7 @@ func (s *server) run(ctx context.Context, serving func()) error {
 	if err := install(ctx, made.GenericAPIServer.LoopbackClientConfig); err != nil {
 		return err
 	}
+	s.ready.Store(true)
 	serving()
 	return <-ended
 }
@@ -90,7 +95,7 @@ func (s *server) config() (*apiserver.Config, error) {
 	loopback := generic.LoopbackClientConfig.BearerToken
 	chain := generic.BuildHandlerChainFunc
 	generic.BuildHandlerChainFunc = func(api http.Handler, config *genericapiserver.Config) http.Handler {
-		return authenticated(core(chain(api, config)), s.token, loopback)
+		return s.gate(core(chain(api, config)), loopback)
 	}
 	return &apiserver.Config{
 		GenericConfig: generic,
@@ -102,18 +107,28 @@ func (s *server) config() (*apiserver.Config, error) {
 	}, nil
 }
 
-// authenticated lets in who has one of the tokens.
-func authenticated(inner http.Handler, tokens ...string) http.Handler {
+// gate lets in who has the token, and the server itself.
+func (s *server) gate(inner http.Handler, loopback string) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		for _, token := range tokens {
-			if r.Header.Get("Authorization") == "Bearer "+token {
-				inner.ServeHTTP(w, r)
-				return
-			}
+		switch given := r.Header.Get("Authorization"); {
+		case given == "Bearer "+loopback:
+			inner.ServeHTTP(w, r)
+		case given != "Bearer "+s.token:
+			refuse(w, http.StatusUnauthorized, metav1.StatusReasonUnauthorized)
+		case !s.ready.Load():
+			refuse(w, http.StatusServiceUnavailable, metav1.StatusReasonServiceUnavailable)
+		default:
+			inner.ServeHTTP(w, r)
 		}
-		w.Header().Set("Content-Type", "application/json")
-		w.WriteHeader(http.StatusUnauthorized)
-		_, _ = w.Write([]byte(`{"kind":"Status","apiVersion":"v1","status":"Failure","message":"Unauthorized","reason":"Unauthorized","code":401}`))
+	})
+}
+
+func refuse(w http.ResponseWriter, code int, reason metav1.StatusReason) {
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(code)
+	_ = json.NewEncoder(w).Encode(metav1.Status{
+		TypeMeta: metav1.TypeMeta{Kind: "Status", APIVersion: "v1"},
+		Status:   metav1.StatusFailure, Message: string(reason), Reason: reason, Code: int32(code),
 	})
 }
 

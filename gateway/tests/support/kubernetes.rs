@@ -12,7 +12,7 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use kube::core::ErrorResponse;
+use kube::core::Status;
 use kube::{Client, Config, config};
 use serde_json::{Value, json};
 
@@ -47,9 +47,7 @@ impl ApiServer {
         let listen = process.text("api").to_owned();
         let kubeconfig = kubeconfig(&listen, &certificate, TOKEN);
         std::fs::write(directory.path().join("kubeconfig"), &kubeconfig).unwrap();
-        let read = config::Kubeconfig::from_yaml(&kubeconfig).unwrap();
-        let options = config::KubeConfigOptions::default();
-        let client = Client::try_from(Config::from_custom_kubeconfig(read, &options).await.unwrap()).unwrap();
+        let client = client(&kubeconfig).await;
         Some(Self { program, directory, process: Some(process), listen, certificate, client })
     }
 
@@ -60,7 +58,18 @@ impl ApiServer {
 
     /// Starts it again at the same address, with what it had stored.
     pub async fn start_again(&mut self) {
-        self.process = Some(run(&self.program, self.directory.path(), &self.listen).await);
+        self.start_at(&self.listen.clone()).await;
+    }
+
+    /// Starts it again where nobody but the test knows it.
+    pub async fn start_elsewhere(&mut self) {
+        self.start_at("127.0.0.1:0").await;
+    }
+
+    async fn start_at(&mut self, listen: &str) {
+        let process = run(&self.program, self.directory.path(), listen).await;
+        self.client = client(&kubeconfig(process.text("api"), &self.certificate, TOKEN)).await;
+        self.process = Some(process);
     }
 
     pub fn kubeconfig_path(&self) -> PathBuf {
@@ -75,7 +84,7 @@ impl ApiServer {
         kubeconfig(&self.listen, &self.certificate, token)
     }
 
-    async fn request(&self, method: &str, path: &str, body: &Value) -> Result<Value, ErrorResponse> {
+    async fn request(&self, method: &str, path: &str, body: &Value) -> Result<Value, Status> {
         let body = if body.is_null() { Vec::new() } else { body.to_string().into_bytes() };
         let kind = if method == "PATCH" { "application/merge-patch+json" } else { "application/json" };
         let request = http::Request::builder().method(method).uri(path).header("content-type", kind);
@@ -127,6 +136,12 @@ async fn run(program: &Path, directory: &Path, listen: &str) -> Driven {
     let flags =
         ["--data", &data, "--certificate", &certificate, "--key", &key, "--token", TOKEN, "--listen", listen];
     Driven::start(program, &flags).await
+}
+
+async fn client(kubeconfig: &str) -> Client {
+    let read = config::Kubeconfig::from_yaml(kubeconfig).unwrap();
+    let options = config::KubeConfigOptions::default();
+    Client::try_from(Config::from_custom_kubeconfig(read, &options).await.unwrap()).unwrap()
 }
 
 fn kubeconfig(listen: &str, certificate: &str, token: &str) -> String {
