@@ -21,7 +21,7 @@ pub struct RegisterArgs {
     pub name: String,
     /// The workload's address
     pub address: IpAddr,
-    /// The ports, each [NAME:]NUMBER
+    /// The ports, such as 8000 or http:8000
     #[arg(required = true)]
     pub ports: Vec<Port>,
     /// A label for every resource (repeatable)
