@@ -26,6 +26,7 @@ mod export;
 mod files;
 mod findings;
 mod gateway;
+mod gateway_api;
 mod index;
 mod listeners;
 mod network;

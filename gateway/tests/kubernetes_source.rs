@@ -180,6 +180,39 @@ async fn a_kind_that_is_not_installed_is_looked_for_again() {
     assert_eq!(gateway.metric(missing).await, 0.0);
 }
 
+#[tokio::test]
+#[ignore = "builds an API server"]
+async fn the_gateway_apis_tls_route_leads_through() {
+    let Some(server) = ApiServer::start().await else { return };
+    let ca = Ca::new().unwrap();
+    let pods = pods(&ca, 1).await;
+    let listener = json!({
+        "name": "tls", "hostname": "*.example.com", "port": 15443, "protocol": "TLS", "tls": { "mode": "Passthrough" },
+    });
+    let resource = |kind: &str, version: &str, spec: Value| {
+        json!({
+            "apiVersion": format!("gateway.networking.k8s.io/{version}"), "kind": kind,
+            "metadata": { "name": "httpbin", "namespace": "bar" }, "spec": spec,
+        })
+    };
+    let gateway = json!({ "gatewayClassName": "eastgate", "listeners": [listener] });
+    let route = json!({
+        "parentRefs": [{ "name": "httpbin" }], "hostnames": ["httpbin.example.com"],
+        "rules": [{ "backendRefs": [{ "name": "httpbin", "port": 8000 }] }],
+    });
+    let route = resource("TLSRoute", "v1alpha2", route);
+    for resource in [resource("Gateway", "v1", gateway), route.clone(), service(), slices(&addresses(&pods))]
+    {
+        server.create(&resource).await;
+    }
+    let gateway = gateway_on(&server, &[]).await;
+    let address = gateway.listening(LISTENER).await;
+    let response = mesh_client(&ca).get(address, "httpbin.example.com", "/hostname").await.unwrap();
+    assert_eq!(response.pod(), Some("httpbin-0"));
+    server.delete(&route).await;
+    gateway.until("/config_dump", |text| !text.contains("httpbin.example.com")).await;
+}
+
 fn root_namespace(network: &str) -> Value {
     json!({
         "apiVersion": "v1", "kind": "Namespace",

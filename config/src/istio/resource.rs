@@ -9,6 +9,7 @@ use super::document::Document;
 use super::envoy_filter::EnvoyFilter;
 use super::findings::{Findings, Origin};
 use super::gateway::Gateway;
+use super::gateway_api;
 use super::network::Namespace;
 use super::schema::{self, Labels, Metadata, decode};
 use super::service::{EndpointSlice, Pod, Service};
@@ -39,6 +40,10 @@ pub enum Kind {
     Pod,
     /// The core group. Only the mesh's root namespace matters: its label names the cluster's network.
     Namespace,
+    /// The Gateway API's (`gateway.networking.k8s.io`), of class `eastgate`.
+    ClassGateway,
+    /// `gateway.networking.k8s.io`
+    TlsRoute,
 }
 
 const ISTIO: &str = "networking.istio.io";
@@ -47,7 +52,7 @@ const DEFAULT_NAMESPACE: &str = "default";
 
 impl Kind {
     /// Every kind, for whoever has to list and watch them.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 12] = [
         Self::Gateway,
         Self::VirtualService,
         Self::DestinationRule,
@@ -58,12 +63,14 @@ impl Kind {
         Self::EndpointSlice,
         Self::Pod,
         Self::Namespace,
+        Self::ClassGateway,
+        Self::TlsRoute,
     ];
 
     /// As in a resource's `kind`.
     pub fn as_str(self) -> &'static str {
         match self {
-            Self::Gateway => "Gateway",
+            Self::Gateway | Self::ClassGateway => "Gateway",
             Self::VirtualService => "VirtualService",
             Self::DestinationRule => "DestinationRule",
             Self::ServiceEntry => "ServiceEntry",
@@ -73,6 +80,7 @@ impl Kind {
             Self::EndpointSlice => "EndpointSlice",
             Self::Pod => "Pod",
             Self::Namespace => "Namespace",
+            Self::TlsRoute => "TLSRoute",
         }
     }
 
@@ -81,6 +89,7 @@ impl Kind {
         match self {
             Self::Service | Self::Pod | Self::Namespace => "",
             Self::EndpointSlice => "discovery.k8s.io",
+            Self::ClassGateway | Self::TlsRoute => gateway_api::GROUP,
             _ => ISTIO,
         }
     }
@@ -91,13 +100,15 @@ impl Kind {
             Self::Service | Self::Pod | Self::Namespace => &["v1"],
             Self::EndpointSlice => &["v1", "v1beta1"],
             Self::EnvoyFilter => &["v1alpha3"],
+            Self::ClassGateway => &["v1", "v1beta1"],
+            Self::TlsRoute => &["v1", "v1alpha3", "v1alpha2"],
             _ => &["v1", "v1beta1", "v1alpha3"],
         }
     }
 
     /// Of the clusters of a mesh, only the gateway's own gives its configuration; the others give their services.
     pub fn is_of_every_cluster(self) -> bool {
-        self.group() != ISTIO
+        matches!(self, Self::Service | Self::EndpointSlice | Self::Pod | Self::Namespace)
     }
 
     /// All that matters of it is in its metadata.
@@ -113,7 +124,7 @@ impl Kind {
     /// As in the API's paths.
     pub fn plural(self) -> &'static str {
         match self {
-            Self::Gateway => "gateways",
+            Self::Gateway | Self::ClassGateway => "gateways",
             Self::VirtualService => "virtualservices",
             Self::DestinationRule => "destinationrules",
             Self::ServiceEntry => "serviceentries",
@@ -123,6 +134,7 @@ impl Kind {
             Self::EndpointSlice => "endpointslices",
             Self::Pod => "pods",
             Self::Namespace => "namespaces",
+            Self::TlsRoute => "tlsroutes",
         }
     }
 }
@@ -224,9 +236,13 @@ pub(super) fn read(document: Document, file: Option<&str>) -> Decoded {
         Err(refusals) => Decoded::Bad(key, origin, refusals),
         Ok(((spec, notices), metadata)) => {
             // There are thousands of Pods and EndpointSlices, and nothing to say of their fields later on.
-            let lines = if kind.group() == ISTIO { origin.lines } else { origin.lines.outermost() };
+            let lines = if kind.is_of_every_cluster() { origin.lines.outermost() } else { origin.lines };
             let origin = Origin { lines, ..origin };
             let cluster = String::new();
+            let name = match kind {
+                Kind::ClassGateway => ResourceName { name: gateway_api::gateway_name(&name.name), ..name },
+                _ => name,
+            };
             Decoded::Good(
                 key,
                 Box::new(Object { name, cluster, origin, labels: metadata.labels, spec, notices }),
@@ -312,6 +328,14 @@ fn parse(kind: Kind, version: &str, value: &Value, metadata: &Metadata) -> Parse
             .map(|slice| Spec::EndpointSlice(EndpointSlice::parse(&slice, metadata, found))),
         Kind::Pod => Some(Spec::Pod(Pod { labels: metadata.labels.clone() })),
         Kind::Namespace => Some(Spec::Namespace(Namespace::parse(metadata))),
+        Kind::ClassGateway => spec_of(value, found).map(|spec: gateway_api::GatewaySpec| {
+            let gateway = spec.translate(found).map(|gateway| Gateway::parse(&gateway, namespace, found));
+            Spec::Gateway(gateway.unwrap_or_else(Gateway::none))
+        }),
+        Kind::TlsRoute => spec_of(value, found).map(|spec: gateway_api::RouteSpec| {
+            let route = spec.translate(namespace, found);
+            Spec::VirtualService(VirtualService::parse(&route, namespace, found))
+        }),
     };
     match spec {
         Some(spec) if findings.refusals.is_empty() => Ok((spec, findings.notices)),

@@ -174,7 +174,7 @@ impl Clusters {
 
     fn snapshot(&mut self, options: &Options) -> Snapshot {
         for (cluster, kind, count) in self.mesh.counts() {
-            let labels = [follow::label(cluster), kind.plural()];
+            let labels = [follow::label(cluster), follow::kind_label(kind)];
             let gauge = self.metrics.objects.with_label_values(&labels);
             gauge.set(count.try_into().unwrap_or(i64::MAX));
         }

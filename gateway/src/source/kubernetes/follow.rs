@@ -180,7 +180,7 @@ impl Follow {
 
     fn well(&self, state: &mut State) {
         if state.failing {
-            tracing::info!(cluster = label(&self.cluster), kind = self.kind.plural(), "the watch goes on");
+            tracing::info!(cluster = label(&self.cluster), kind = kind_label(self.kind), "the watch goes on");
         }
         state.recovered();
         self.metrics.failing.set(0);
@@ -188,7 +188,7 @@ impl Follow {
     }
 
     fn failed(&self, state: &mut State, reason: &str, error: &(dyn std::error::Error + 'static)) {
-        let (cluster, kind) = (label(&self.cluster), self.kind.plural());
+        let (cluster, kind) = (label(&self.cluster), kind_label(self.kind));
         self.metrics.restarts.with_label_values(&[cluster, kind, reason]).inc();
         if reason == "gone" {
             tracing::debug!(cluster, kind, "the API server's history is too short; listing anew");
@@ -307,6 +307,11 @@ pub(super) fn label(cluster: &str) -> &str {
     if cluster == HOME { "home" } else { cluster }
 }
 
+/// A kind's name as a label: two kinds are called Gateway.
+pub(super) fn kind_label(kind: Kind) -> &'static str {
+    if kind == Kind::ClassGateway { "gateways.gateway.networking.k8s.io" } else { kind.plural() }
+}
+
 /// The metrics of one watch.
 pub(super) struct Metrics {
     restarts: IntCounterVec,
@@ -317,7 +322,7 @@ pub(super) struct Metrics {
 
 impl Metrics {
     pub(super) fn new(all: &metrics::Kubernetes, cluster: &str, kind: Kind) -> Self {
-        let labels = [label(cluster), kind.plural()];
+        let labels = [label(cluster), kind_label(kind)];
         Self {
             restarts: all.restarts.clone(),
             last_event: all.last_event.with_label_values(&labels[..1]),
@@ -331,7 +336,7 @@ impl Metrics {
         let _ = all.last_event.remove_label_values(&[cluster]);
         for kind in Kind::ALL {
             for gauges in [&all.failing, &all.missing, &all.objects] {
-                let _ = gauges.remove_label_values(&[cluster, kind.plural()]);
+                let _ = gauges.remove_label_values(&[cluster, kind_label(kind)]);
             }
         }
     }
