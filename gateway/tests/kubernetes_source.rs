@@ -143,7 +143,12 @@ async fn without_an_api_server_the_last_good_stays_and_afterwards_it_is_listed_a
         .await;
     gateway.metric_until(failing, |value| value == 0.0).await;
     assert_eq!(served(&ca, address).await.as_deref(), Some("httpbin-1"));
-    assert!(gateway.log().contains("what is known stays in use"));
+    assert_eq!(
+        gateway.log().matches("what is known stays in use").count(),
+        1,
+        "one line, not one for each kind"
+    );
+    assert!(!gateway.log().contains("ERROR"), "{}", gateway.log());
     let gone = "kubernetes_watch_restarts_total{cluster=\"home\",kind=\"endpointslices\",reason=\"gone\"}";
     let metrics = gateway.admin("/stats/prometheus").await;
     let restarts: Vec<_> = metrics.lines().filter(|line| line.contains("watch_restarts_total{")).collect();

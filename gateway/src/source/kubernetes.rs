@@ -124,6 +124,7 @@ impl Clusters {
         self.started += 1;
         let name: Arc<str> = cluster.into();
         let mut watches = JoinSet::new();
+        let failing = Arc::default();
         let kinds = Kind::ALL.into_iter().filter(|kind| cluster == HOME || kind.is_of_every_cluster());
         for kind in kinds.clone() {
             let follow = Follow {
@@ -134,6 +135,7 @@ impl Clusters {
                 settings: self.settings.source.kubernetes.clone(),
                 messages: self.messages.clone(),
                 metrics: follow::Metrics::new(&self.metrics, &name, kind),
+                failing: Arc::clone(&failing),
             };
             watches.spawn(follow.run());
         }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, SystemTime};
 
 use eastgate_config::bootstrap;
@@ -53,6 +54,8 @@ pub(super) struct Follow {
     pub(super) settings: bootstrap::Kubernetes,
     pub(super) messages: mpsc::Sender<Message>,
     pub(super) metrics: Metrics,
+    /// How many of the cluster's watches fail: an API server that is gone is one line of the log, not one for each kind.
+    pub(super) failing: Arc<AtomicUsize>,
 }
 
 /// How a watch came to its end, or to a pause.
@@ -179,11 +182,7 @@ impl Follow {
     }
 
     fn well(&self, state: &mut State) {
-        if state.failing {
-            tracing::info!(cluster = label(&self.cluster), kind = kind_label(self.kind), "the watch goes on");
-        }
-        state.recovered();
-        self.metrics.failing.set(0);
+        self.recovered(state);
         self.metrics.missing.set(0);
     }
 
@@ -198,6 +197,7 @@ impl Follow {
         if std::mem::replace(&mut state.failing, true) {
             return;
         }
+        let is_first = self.failing.fetch_add(1, Ordering::Relaxed) == 0;
         if reason == "forbidden" {
             tracing::error!(
                 cluster,
@@ -205,8 +205,10 @@ impl Follow {
                 "not allowed to list and watch; apply deploy/kubernetes/rbac.yaml there ({})",
                 why(error)
             );
-        } else {
+        } else if is_first {
             tracing::warn!(cluster, kind, "the watch failed; what is known stays in use: {}", why(error));
+        } else {
+            tracing::debug!(cluster, kind, "the watch failed, too: {}", why(error));
         }
     }
 
@@ -220,9 +222,16 @@ impl Follow {
                 self.settings.look_again
             );
         }
-        state.recovered();
-        self.metrics.failing.set(0);
+        self.recovered(state);
         self.metrics.missing.set(1);
+    }
+
+    fn recovered(&self, state: &mut State) {
+        if std::mem::take(&mut state.failing) && self.failing.fetch_sub(1, Ordering::Relaxed) == 1 {
+            tracing::info!(cluster = label(&self.cluster), "every watch goes on");
+        }
+        state.backoff.reset();
+        self.metrics.failing.set(0);
     }
 }
 
@@ -236,11 +245,6 @@ struct State {
 impl State {
     fn wait(&mut self) -> Duration {
         self.backoff.wait(fastrand::f64())
-    }
-
-    fn recovered(&mut self) {
-        self.failing = false;
-        self.backoff.reset();
     }
 }
 
