@@ -45,8 +45,9 @@ lint:
     cargo clippy --workspace --all-targets -- -D warnings
     RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps
 
-# What a mesh of 10,000 clusters costs: seconds, memory, shares of a core; then the same under criterion
+# What a mesh of 10,000 clusters costs: seconds, memory, shares of a core, latency; then the first of it under criterion
 scale:
+    cargo build --release --bin eastgate
     cargo run --release -p eastgate --example xds_scale
     cargo bench -p eastgate --bench xds_scale
 
@@ -62,7 +63,26 @@ pods:
         --listen 127.0.0.12:8443 --name httpbin-2 \
         --listen 127.0.0.13:8443 --name httpbin-3
 
+# DNS under dnsperf, over UDP and TCP: queries per second, and no answer lost
+dns-load SECONDS="10":
+    DNSPERF_SECONDS={{SECONDS}} E2E=required cargo test --release -p eastgate --test dns_clients dnsperf -- --nocapture
+
 # Eastgate beside Envoy, HAProxy and nginx, those that are installed (loadtest/README.md)
 compare *ARGS:
     cargo build --release --bin eastgate --bin eastgate-loadtest
     target/release/eastgate-loadtest compare --eastgate target/release/eastgate {{ARGS}}
+
+# What hello, route and balancers cost, by time and by instructions (valgrind)
+bench *ARGS:
+    cargo bench -p eastgate --bench hot_path {{ARGS}}
+    .ci/instructions
+
+# 10 GiB in random pieces through a gateway, once with both engines and once with copying alone; SHA-256 at both ends
+integrity BYTES="10737418240":
+    cargo build --release --bin eastgate --bin eastgate-loadtest
+    loadtest/integrity {{BYTES}}
+
+# Where the gateway's time goes under new connections: target/flamegraph.svg (wants perf and `cargo install inferno`)
+flamegraph SECONDS="10":
+    CARGO_PROFILE_RELEASE_DEBUG=1 cargo build --release --bin eastgate --bin eastgate-loadtest
+    loadtest/flamegraph {{SECONDS}}

@@ -13,14 +13,19 @@ use serde_json::Value;
 
 use crate::cluster::{DEFAULT_CONNECT_TIMEOUT, Keepalive};
 use crate::duration;
+use crate::xds::{ExtraType, NAME_TABLE};
 
+pub mod dns;
 mod keys;
 mod kubernetes;
 mod layers;
+mod vm;
 pub mod xds;
+pub use dns::Dns;
 pub use keys::{KEYS, Key};
 pub use kubernetes::Kubernetes;
 pub use layers::{Error, Layers};
+pub use vm::Vm;
 pub use xds::Xds;
 
 /// The prefix of every environment variable that is a setting.
@@ -34,11 +39,13 @@ pub struct Settings {
     pub node: Node,
     pub source: Source,
     pub xds: Xds,
+    pub dns: Dns,
     pub listen: Listen,
     pub inspect: Inspect,
     pub routing: Routing,
     pub upstream: Upstream,
     pub relay: Relay,
+    pub vm: Vm,
     pub limits: Limits,
     pub threads: usize,
     pub admin: Admin,
@@ -58,6 +65,9 @@ pub struct Node {
     #[serde(deserialize_with = "empty_is_none")]
     pub address: Option<IpAddr>,
     pub trust_domain: String,
+    pub network: String,
+    #[serde(deserialize_with = "xds::one_or_many")]
+    pub network_view: Vec<String>,
     pub metadata: serde_json::Map<String, Value>,
 }
 
@@ -69,6 +79,8 @@ impl Default for Node {
             cluster_domain: "cluster.local".into(),
             address: None,
             trust_domain: "cluster.local".into(),
+            network: String::new(),
+            network_view: Vec::new(),
             metadata: serde_json::Map::new(),
         }
     }
@@ -169,14 +181,18 @@ pub struct Relay {
     #[serde(with = "duration::text")]
     pub idle_timeout: Duration,
     pub keepalive: Keepalive,
+    pub max_pipes: usize,
 }
+
+/// Pipes of a data thread where nothing else is set: 16 MiB of the 64 that an unprivileged user has.
+pub const DEFAULT_MAX_PIPES: usize = 64;
 
 impl Default for Relay {
     fn default() -> Self {
         // Network load balancers forget a silent connection after 350 s at the least; probes come well before that.
         let keepalive =
             Keepalive { time: Duration::from_secs(60), interval: Duration::from_secs(10), probes: 6 };
-        Self { idle_timeout: Duration::from_secs(3600), keepalive }
+        Self { idle_timeout: Duration::from_secs(3600), keepalive, max_pipes: DEFAULT_MAX_PIPES }
     }
 }
 
@@ -273,7 +289,9 @@ impl Default for Drain {
 impl Settings {
     /// How a control plane is listened to, and where its listeners bind.
     pub fn xds_options(&self) -> crate::xds::Options {
-        crate::xds::Options { bind: self.listen.ports.clone(), ..self.xds.options() }
+        let names = ExtraType { type_url: NAME_TABLE.into(), names: Vec::new() };
+        let extra_types = self.dns.is_on().then_some(names).into_iter().collect();
+        crate::xds::Options { bind: self.listen.ports.clone(), extra_types, ..self.xds.options() }
     }
 
     /// Checks what types alone do not say.
@@ -299,11 +317,13 @@ impl Settings {
         }
         self.xds.validate()?;
         self.source.kubernetes.validate()?;
+        self.dns.validate()?;
         let sources = [
             ("source.mesh_dir (--mesh-dir)", self.source.mesh_dir.is_some()),
             ("source.xds_file (--xds-file)", self.source.xds_file.is_some()),
             ("source.kubernetes.config (--kubernetes)", self.source.kubernetes.config.is_some()),
             ("xds.addresses (--xds)", !self.xds.addresses.is_empty()),
+            ("vm.config_dir (vm run)", self.vm.config_dir.is_some()),
         ];
         let given: Vec<_> = sources.into_iter().filter(|(_, given)| *given).map(|(name, _)| name).collect();
         if given.len() > 1 {

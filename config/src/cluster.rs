@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -10,54 +11,18 @@ use crate::duration;
 use crate::endpoint::Endpoint;
 use crate::locality::Locality;
 
+mod policy;
+mod tls;
+
+pub use policy::{HashFunction, MAX_MAGLEV_TABLE, MAX_RING, Policy, RingHash};
+pub use tls::{TlsMode, UpstreamTls};
+
 /// How long a connection attempt may take where no DestinationRule or Cluster says otherwise
 /// (Istio's `MeshConfig.connectTimeout`).
 pub const DEFAULT_CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// What DNS names resolve to at present: IPv4 and IPv6.
 pub type Resolutions = BTreeMap<String, Vec<IpAddr>>;
-
-/// How an endpoint is chosen for a new connection.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Policy {
-    /// Of two picked at random by weight, the one with fewer open connections.
-    #[default]
-    LeastRequest,
-    /// In turn, by weight.
-    RoundRobin,
-    /// At random, by weight.
-    Random,
-    /// By a hash on a ring, so that few connections move when endpoints come or go.
-    RingHash(RingHash),
-    /// By a hash in Maglev's table.
-    Maglev {
-        /// How many places the table has; a prime.
-        table_size: u64,
-    },
-}
-
-/// A hash ring.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-pub struct RingHash {
-    /// At least so many places on the ring ...
-    pub minimum_size: u64,
-    /// ... and no more than these.
-    pub maximum_size: u64,
-    /// Of the places on the ring.
-    pub function: HashFunction,
-}
-
-/// How a place on the ring is found.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum HashFunction {
-    /// xxHash64.
-    #[default]
-    XxHash,
-    /// MurmurHash2.
-    MurmurHash2,
-}
 
 /// The endpoints of one locality.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
@@ -138,6 +103,9 @@ pub struct Cluster {
     /// Open connections to an endpoint that fails its health check are closed.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub close_on_health_failure: bool,
+    /// The TLS that the source wants spoken to its endpoints, inside which a client's own TLS would be passed through.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tls: Option<Arc<UpstreamTls>>,
     /// Endpoints that the source has and the gateway cannot use.
     #[serde(skip_serializing_if = "Skipped::is_none")]
     pub skipped: Skipped,
@@ -356,6 +324,7 @@ impl Cluster {
             slow_start: None,
             proxy_protocol: None,
             close_on_health_failure: false,
+            tls: None,
             skipped: Skipped::default(),
             origin: String::new(),
         }

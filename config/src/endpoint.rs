@@ -18,6 +18,16 @@ pub enum Address {
     },
 }
 
+impl Address {
+    /// Its port.
+    pub fn port(&self) -> u16 {
+        match self {
+            Self::Socket(address) => address.port(),
+            Self::Dns { port, .. } => *port,
+        }
+    }
+}
+
 impl std::fmt::Display for Address {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {

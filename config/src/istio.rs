@@ -2,7 +2,8 @@
 //!
 //! ```text
 //! text ── document ── resource (schema, then one module per kind checks it) ── Index
-//! Index ── catalog (every service and its endpoints) ── listeners (auto_passthrough, passthrough) ── Snapshot
+//! Index ── catalog (every service and its endpoints) ─┬─ listeners (auto_passthrough, passthrough, tcp) ── Snapshot
+//!                                                     └─ names (what DNS says)
 //! ```
 //!
 //! A resource without a namespace is in `default`, as `kubectl apply` has it. A resource is checked when it comes in, alone; a bad one is a rejection and its last good version stays. What only
@@ -29,19 +30,26 @@ mod gateway;
 mod gateway_api;
 mod index;
 mod listeners;
-mod network;
+mod names;
+mod networks;
+mod originate;
 mod passthrough;
 mod resource;
+mod routes;
 mod rules;
 mod schema;
+mod servers;
 mod service;
 mod service_entry;
+mod tcp;
+mod traffic_policy;
 mod translation;
 mod virtual_service;
 
 pub use document::MAX_TEXT;
 pub use files::File;
 pub use index::Index;
+pub use originate::Originate;
 pub use resource::Kind;
 
 #[cfg(test)]
@@ -65,10 +73,21 @@ pub struct Options {
     pub bind: BTreeMap<u16, SocketAddr>,
     /// Whether a client of an `AUTO_PASSTHROUGH` server must offer one of the mesh's own protocols (ALPN).
     pub require_istio_alpn: bool,
-    /// The rewrites of `AUTO_PASSTHROUGH` listeners that no EnvoyFilter speaks of.
-    pub rewrites: Vec<Rewrite>,
+    /// The rewrites of `AUTO_PASSTHROUGH` listeners that no EnvoyFilter speaks of. None: `.global` names are aliases of
+    /// `.svc.` names in the cluster's domain, if the gateway uses services of its own network; behind an egress gateway
+    /// there is another gateway, which does that.
+    pub rewrites: Option<Vec<Rewrite>>,
     /// For a connection attempt, where no DestinationRule says otherwise.
     pub connect_timeout: Duration,
+    /// The network of the gateway, of its Pods and of whatever names none. Empty: the one that the root namespace of the
+    /// gateway's own cluster is labelled with.
+    pub network: String,
+    /// The networks whose endpoints are used; empty is the gateway's own.
+    pub network_view: Vec<String>,
+    /// Whether a ServiceEntry without addresses gets some of its own.
+    pub automatic_addresses: bool,
+    /// Whether plain clients beside the gateway are served at the addresses of ServiceEntries, and how.
+    pub originate: Option<Originate>,
 }
 
 impl Default for Options {
@@ -78,7 +97,7 @@ impl Default for Options {
 }
 
 impl Options {
-    /// The defaults in a cluster of this domain, with `.global` names as aliases of `.svc.` names in it.
+    /// The defaults in a cluster of this domain.
     pub fn for_domain(cluster_domain: &str) -> Self {
         Self {
             cluster_domain: cluster_domain.to_owned(),
@@ -87,8 +106,12 @@ impl Options {
             bind_address: Ipv4Addr::UNSPECIFIED.into(),
             bind: BTreeMap::new(),
             require_istio_alpn: true,
-            rewrites: vec![Rewrite::global_to(cluster_domain)],
+            rewrites: None,
             connect_timeout: DEFAULT_CONNECT_TIMEOUT,
+            network: String::new(),
+            network_view: Vec::new(),
+            automatic_addresses: true,
+            originate: None,
         }
     }
 }

@@ -1,6 +1,7 @@
 //! A bound address and what to do there.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde::Serialize;
@@ -10,7 +11,8 @@ use crate::cluster::Keepalive;
 use crate::duration;
 use crate::rbac::Rbac;
 use crate::route::{Rewrite, Route};
-use crate::server_name::Pattern;
+use crate::server_name::{Pattern, ServerName};
+use crate::spiffe::IdPattern;
 
 /// A bound address, the names that may be asked for there, and where each leads.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -72,6 +74,42 @@ pub struct ListenerOptions {
     /// Connections that no chain takes are logged as well.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub access_log: bool,
+    /// What becomes of its clients' TLS.
+    #[serde(skip_serializing_if = "Role::is_passthrough")]
+    pub role: Role,
+    /// Connections are redirected here by the firewall: the address that they were made to is asked of the kernel.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub original_destination: bool,
+}
+
+/// What a listener does about TLS.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Role {
+    /// It passes through.
+    #[default]
+    Passthrough,
+    /// Clients speak plain TCP, and the gateway speaks the mesh's mutual TLS to the endpoint for them.
+    Originate,
+    /// Clients speak the mesh's mutual TLS to the gateway, and the endpoint gets plain TCP.
+    Terminate,
+}
+
+impl Role {
+    fn is_passthrough(&self) -> bool {
+        *self == Self::Passthrough
+    }
+}
+
+/// The far end of a TLS session that the gateway itself has.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct Peers {
+    /// What the gateway asks for, where it is the client.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub server_name: Option<ServerName>,
+    /// Who it may be. None: every identity that the mesh's roots vouch for.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub allowed: Vec<IdPattern>,
 }
 
 impl ListenerOptions {
@@ -162,6 +200,9 @@ pub struct ChainOptions {
     /// How fast the chain takes connections.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rate_limit: Option<RateLimit>,
+    /// The peer, where the listener originates or terminates TLS.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub peers: Option<Arc<Peers>>,
 }
 
 impl ChainOptions {

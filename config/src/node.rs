@@ -67,6 +67,12 @@ pub fn identify(given: Surroundings<'_>, settings: &bootstrap::Node) -> Identity
     metadata.entry("CLUSTER_ID").or_insert_with(|| "Kubernetes".into());
     // Endpoints behind HBONE cannot be passed through to: their pods would be sent plain mesh TLS.
     metadata.entry("DISABLE_HBONE_SEND").or_insert_with(|| "true".into());
+    if !settings.network.is_empty() {
+        metadata.insert("NETWORK".into(), settings.network.clone().into());
+    }
+    if !settings.network_view.is_empty() {
+        metadata.insert("REQUESTED_NETWORK_VIEW".into(), settings.network_view.join(",").into());
+    }
     metadata.extend(settings.metadata.clone());
     if let Some(annotations) = downward(given.annotations, "annotations", &mut warnings) {
         metadata.insert("ANNOTATIONS".into(), json!(annotations));

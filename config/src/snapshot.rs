@@ -1,12 +1,14 @@
 //! The desired state: what every source makes and the gateway compiles to its table.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
+use imbl::OrdMap;
 use serde::Serialize;
 
 use crate::cluster::Cluster;
-use crate::listener::{FilterChain, Listener};
+use crate::listener::{ConnectionMatch, FilterChain, Listener};
+use crate::names::Names;
 use crate::rejection::{Notice, Place, Rejection, ResourceName};
 use crate::server_name::{Pattern, ServerName};
 
@@ -16,8 +18,12 @@ use crate::server_name::{Pattern, ServerName};
 pub struct Snapshot {
     /// By name.
     pub listeners: BTreeMap<String, Arc<Listener>>,
-    /// By name.
-    pub clusters: BTreeMap<String, Arc<Cluster>>,
+    /// By name. Copies of this map share what they have in common, and finding out where two of them differ takes no
+    /// look at that: there are thousands of clusters, and a snapshot after every hundred changes.
+    pub clusters: OrdMap<String, Arc<Cluster>>,
+    /// What DNS says; `None` while the source has not said anything of names, which is not the same as none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub names: Option<Arc<Names>>,
     /// What was refused on the way here.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub rejections: Vec<Rejection>,
@@ -26,8 +32,8 @@ pub struct Snapshot {
     pub notices: Vec<Notice>,
 }
 
-/// One name on one listener that clients of one protocol ask for; the empty protocol stands for all.
-type Claim<'a> = (&'a Pattern, &'a str);
+/// One name on one listener that clients of one protocol and kind ask for; the empty protocol stands for all.
+type Claim<'a> = (&'a Pattern, &'a str, &'a ConnectionMatch);
 
 impl Snapshot {
     /// What looks right in every part and is wrong in the whole: chains that lead nowhere, names that two chains of a
@@ -48,7 +54,7 @@ impl Snapshot {
             let place = Place { resource, field: format!("filter_chains[{chain}]"), location: None };
             notices.push(Notice { place, message });
         };
-        let mut claims: BTreeMap<Claim<'_>, &FilterChain> = BTreeMap::new();
+        let mut claims: HashMap<Claim<'_>, &FilterChain> = HashMap::new();
         for chain in &listener.filter_chains {
             for cluster in &chain.route.clusters {
                 if !self.clusters.contains_key(&cluster.name) {
@@ -102,7 +108,11 @@ fn claims_of(chain: &FilterChain) -> impl Iterator<Item = Claim<'_>> {
     let protocols = &chain.matches.application_protocols;
     let every = protocols.is_empty().then_some("");
     chain.matches.server_names.iter().flat_map(move |name| {
-        protocols.iter().map(String::as_str).chain(every).map(move |protocol| (name, protocol))
+        protocols
+            .iter()
+            .map(String::as_str)
+            .chain(every)
+            .map(move |protocol| (name, protocol, &chain.matches.connection))
     })
 }
 
@@ -192,7 +202,7 @@ mod tests {
         };
         let snapshot = Snapshot {
             listeners: BTreeMap::from([("l".into(), Arc::new(listener))]),
-            clusters: BTreeMap::from([("known".into(), Arc::new(Cluster::new("known", Vec::new())))]),
+            clusters: OrdMap::unit("known".into(), Arc::new(Cluster::new("known", Vec::new()))),
             ..Snapshot::default()
         };
         snapshot.cross_check().into_iter().map(|notice| notice.to_string()).collect()

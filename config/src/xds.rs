@@ -66,6 +66,9 @@ pub const ENDPOINTS: &str = "type.googleapis.com/envoy.config.endpoint.v3.Cluste
 /// The type URL of LDS.
 pub const LISTENER: &str = "type.googleapis.com/envoy.config.listener.v3.Listener";
 
+/// The type URL of NDS: what istiod's DNS says. It is understood where it is one of [`Options::extra_types`].
+pub const NAME_TABLE: &str = "type.googleapis.com/istio.networking.nds.v1.NameTable";
+
 /// The types, in the order in which their requests go out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Kind {
@@ -315,10 +318,12 @@ impl Client {
 
     /// Clusters, listeners and every extra type have been heard of, and no cluster waits for its endpoints. Endpoints
     /// themselves need not have been: those that were restored count, because in delta a control plane that is told
-    /// their versions does not send them again, and the clusters without any have waited long enough.
+    /// their versions does not send them again, and the clusters without any have waited long enough. Names are not
+    /// waited for: only istiod has them, and the gateway routes without.
     pub fn is_settled(&self) -> bool {
         let unheard = |topic: &Topic| {
-            topic.kind != Kind::Endpoints && topic.subscription.may_open() && topic.last_update.is_none()
+            let matters = topic.kind != Kind::Endpoints && topic.subscription.type_url != NAME_TABLE;
+            matters && topic.subscription.may_open() && topic.last_update.is_none()
         };
         !self.topics.iter().any(unheard) && self.warming().next().is_none()
     }

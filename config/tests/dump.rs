@@ -117,7 +117,7 @@ fn file_snapshot() -> Snapshot {
     cluster.max_connections = Some(7);
     Snapshot {
         listeners: BTreeMap::from([("l".into(), Arc::new(listener))]),
-        clusters: BTreeMap::from([("c".into(), Arc::new(cluster))]),
+        clusters: [("c".to_owned(), Arc::new(cluster))].into_iter().collect(),
         ..Snapshot::default()
     }
 }
@@ -306,8 +306,8 @@ fn clusters_that_carry_their_endpoints_list_them_with_names_resolved() {
 #[test]
 fn names_out_of_files_are_resolved_too() {
     let endpoint = Endpoint::new(Address::Dns { host: "gw.example".into(), port: 80 });
-    let clusters = BTreeMap::from([("c".into(), Arc::new(Cluster::new("c", vec![endpoint])))]);
-    let snapshot = Snapshot { clusters, ..Snapshot::default() };
+    let clusters = BTreeMap::from([("c".to_owned(), Arc::new(Cluster::new("c", vec![endpoint])))]);
+    let snapshot = Snapshot { clusters: clusters.into(), ..Snapshot::default() };
     let dump = dumped_with(&snapshot, None, &[], &resolutions(), &[("include_eds", "")]);
     assert_readable(&dump);
     let assignment = &dump["configs"][3]["dynamic_endpoint_configs"][0]["endpoint_config"];

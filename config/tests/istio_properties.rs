@@ -25,7 +25,10 @@ static DOCUMENTS: LazyLock<Vec<String>> = LazyLock::new(|| {
             }
             let entries = fs::read_dir(case).unwrap();
             files.extend(
-                entries.map(|entry| entry.unwrap().path()).filter(|path| !path.ends_with("snapshot.yaml")),
+                entries
+                    .map(|entry| entry.unwrap().path())
+                    .filter(|path| path.extension().is_some_and(|extension| extension == "yaml"))
+                    .filter(|path| !path.ends_with("snapshot.yaml")),
             );
         }
     }

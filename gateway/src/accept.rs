@@ -18,6 +18,7 @@ use crate::connection;
 use crate::drain::{self, Leaving};
 use crate::gate::{Gate, Pass};
 use crate::listener::Listener;
+use crate::relay;
 
 pub mod ports;
 
@@ -33,6 +34,17 @@ pub struct Threads {
     connections: Gate,
     leaving: Arc<Leaving>,
     seats: Option<Arc<[Seat]>>,
+}
+
+/// How data threads are.
+#[derive(Debug, Clone, Copy)]
+pub struct Options {
+    /// How many.
+    pub count: usize,
+    /// Each client is given to the thread that has the fewest.
+    pub exact_balance: bool,
+    /// Pipes that a thread may have.
+    pub max_pipes: usize,
 }
 
 /// What a thread is given to do.
@@ -87,23 +99,21 @@ struct Seat {
 }
 
 impl Threads {
-    /// Starts so many threads; `connections` limits how many clients they have at a time in all. With `exact_balance`
-    /// each client is given to the thread that has the fewest.
+    /// Starts threads; `connections` limits how many clients they have at a time in all.
     ///
     /// # Errors
     /// The system gives no further thread, or no epoll.
-    pub fn start(
-        count: usize,
-        exact_balance: bool,
-        connections: Gate,
-        leaving: Arc<Leaving>,
-    ) -> io::Result<Self> {
+    pub fn start(options: Options, connections: Gate, leaving: Arc<Leaving>) -> io::Result<Self> {
+        let Options { count, exact_balance, max_pipes } = options;
         let mut threads = Vec::with_capacity(count);
         for index in 0..count {
             let (sender, receiver) = mpsc::unbounded_channel();
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
             let thread = std::thread::Builder::new().name(format!("data-{index}"));
-            let thread = thread.spawn(move || runtime.block_on(LocalSet::new().run_until(work(receiver))))?;
+            let thread = thread.spawn(move || {
+                relay::limit_pipes(max_pipes);
+                runtime.block_on(LocalSet::new().run_until(work(receiver)));
+            })?;
             threads.push((sender, thread));
         }
         let seat = |(sender, _): &(mpsc::UnboundedSender<Work>, _)| Seat {
@@ -292,13 +302,15 @@ mod tests {
             settings: Arc::new(settings),
             table: Arc::new(ArcSwap::from_pointee(Table::default())),
             metrics,
+            mesh: Arc::default(),
             hellos: Gate::new(usize::MAX),
         }
     }
 
     #[test]
     fn with_exact_balance_every_thread_has_as_many_connections() {
-        let threads = Threads::start(THREADS, true, Gate::new(usize::MAX), Arc::default()).unwrap();
+        let options = Options { count: THREADS, exact_balance: true, max_pipes: 0 };
+        let threads = Threads::start(options, Gate::new(usize::MAX), Arc::default()).unwrap();
         let seats = Arc::clone(threads.seats.as_ref().unwrap());
         let sockets = ports::shared_sockets(([127, 0, 0, 1], 0).into(), THREADS).unwrap();
         let address = sockets[0].local_addr().unwrap();

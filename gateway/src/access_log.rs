@@ -47,6 +47,9 @@ pub struct Record {
     pub endpoint: Option<SocketAddr>,
     /// Where that endpoint stands.
     pub locality: Option<String>,
+    /// Who is at the other end of the gateway's own TLS session.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub peer: Option<String>,
     /// Bytes from the client.
     pub to_upstream_bytes: u64,
     /// Bytes to the client.
@@ -107,6 +110,7 @@ impl AccessLog {
             cluster: None,
             endpoint: None,
             locality: None,
+            peer: None,
             to_upstream_bytes: 0,
             to_client_bytes: 0,
             attempts: 0,

@@ -10,6 +10,8 @@ use axum::extract::{Query, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Json, Response};
 use axum::routing::{Router, get, post};
+use eastgate_config::names::Name;
+use eastgate_config::server_name::Pattern;
 use eastgate_config::xds::Node;
 use serde::Deserialize;
 use serde_json::json;
@@ -50,6 +52,7 @@ const INDEX: &str = "\
 /clusters           every endpoint with its state and counters (?format=json)
 /listeners          where the listeners are bound (?format=json)
 /config_dump        what is configured, in Envoy's shape (?include_eds, resource, mask, name_regex, include_snapshot)
+/names              what DNS answers, host by host (?format=json)
 /rejections         what was refused and why, and notices
 /xds                where the conversation with the control plane stands (?format=json)
 /xds/log            its last pushes, and what each changed (?format=json)
@@ -68,6 +71,7 @@ pub fn operators(sight: Sight) -> Router {
         .route("/clusters", get(clusters::all))
         .route("/listeners", get(listeners))
         .route("/config_dump", get(config_dump::all))
+        .route("/names", get(names))
         .route("/rejections", get(rejections))
         .route("/xds", get(xds::status))
         .route("/xds/log", get(xds::log))
@@ -127,6 +131,22 @@ async fn listeners(State(sight): State<Sight>, Query(format): Query<Format>) -> 
         return Json(json!(bound)).into_response();
     }
     bound.iter().map(|(name, address)| format!("{name}::{address}\n")).collect::<String>().into_response()
+}
+
+async fn names(State(sight): State<Sight>, Query(format): Query<Format>) -> Response {
+    let table = sight.table.load_full();
+    let Some(names) = &table.snapshot.names else {
+        let text = "the source has told of no names\n";
+        return (StatusCode::SERVICE_UNAVAILABLE, text).into_response();
+    };
+    if format.is_json() {
+        return Json(json!(names)).into_response();
+    }
+    let line = |(host, name): (&Pattern, &Name)| {
+        let addresses: String = name.addresses.iter().map(|address| format!(" {address}")).collect();
+        format!("{host}{addresses}{}\n", if name.automatic { " (automatic)" } else { "" })
+    };
+    names.iter().map(line).collect::<String>().into_response()
 }
 
 async fn rejections(State(sight): State<Sight>) -> Response {

@@ -18,19 +18,21 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::{JoinError, JoinSet};
 
-use crate::accept::Threads;
 use crate::accept::ports::Ports;
+use crate::accept::{self, Threads};
 use crate::access_log::{self, AccessLog};
 use crate::admin::{self, ClusterMetrics, Sight};
 use crate::control_plane::{self, Handle};
+use crate::dns;
 use crate::drain::Leaving;
 use crate::gate::Gate;
 use crate::listener::Shared;
 use crate::metrics::Metrics;
 use crate::publish::Publisher;
 use crate::readiness::{Readiness, Wait};
-use crate::source::{files, kubernetes, xds};
+use crate::source::{files, kubernetes, vm, xds};
 use crate::table::Table;
+use crate::tls::Mesh;
 use crate::upstream::resolve;
 
 /// A listener that cannot be bound is tried again this often.
@@ -45,6 +47,7 @@ pub struct App {
     admin: SocketAddr,
     probes: Option<SocketAddr>,
     bound: watch::Receiver<BTreeMap<String, SocketAddr>>,
+    dns: dns::Bound,
     table: Arc<ArcSwap<Table>>,
     readiness: Readiness,
     stop_accepting: watch::Sender<bool>,
@@ -80,29 +83,33 @@ impl App {
             AccessLog::open(&settings.access_log, metrics.access_log_dropped.clone())
                 .with_context(|| format!("access_log.path: cannot open {}", settings.access_log.path))?;
         let leaving = Arc::new(Leaving::default());
-        let threads = match settings.threads {
+        let count = match settings.threads {
             0 => std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
             count => count,
         };
         let connections = Gate::new(connection_limit(settings.limits.max_connections));
         let exact_balance = settings.listen.exact_balance;
-        let threads = Threads::start(threads, exact_balance, connections, Arc::clone(&leaving))
+        let options = accept::Options { count, exact_balance, max_pipes: settings.relay.max_pipes };
+        let threads = Threads::start(options, connections, Arc::clone(&leaving))
             .context("cannot start data threads")?;
+        let mesh = Arc::new(Mesh::default());
         let shared = Shared {
             settings: Arc::clone(&settings),
             table: Arc::clone(&table),
             metrics: metrics.clone(),
             access_log,
             hellos: Gate::new(settings.limits.max_pending_hellos),
+            mesh: Arc::clone(&mesh),
         };
 
         let mut tasks = JoinSet::new();
         let (published, tables) = watch::channel(table.load_full());
         let (snapshot_sender, snapshots) = watch::channel(None);
-        let (xds, node) = source(&mut tasks, &settings, &metrics, &readiness, snapshot_sender)?;
+        let (xds, node) = source(&mut tasks, &settings, &metrics, (&readiness, &mesh), snapshot_sender)?;
         control(&mut tasks, &metrics, Arc::clone(&table), snapshots, published)?;
         let (bound_sender, bound) = watch::channel(BTreeMap::new());
         let stop_accepting = watch::Sender::new(false);
+        let dns = dns::start(&mut tasks, &settings.dns, tables.clone(), &metrics.dns, &readiness).await?;
         let ports = Ports::new(threads, shared);
         tasks.spawn(listen(ports, tables, stop_accepting.subscribe(), bound_sender, first_table));
 
@@ -129,6 +136,7 @@ impl App {
             admin,
             probes,
             bound,
+            dns,
             table,
             readiness,
             stop_accepting,
@@ -147,6 +155,11 @@ impl App {
     /// Where readiness for Kubernetes is bound.
     pub fn probes_address(&self) -> Option<SocketAddr> {
         self.probes
+    }
+
+    /// Where DNS is answered.
+    pub fn dns(&self) -> &dns::Bound {
+        &self.dns
     }
 
     /// The source that is fed by a control plane, if that is the source.
@@ -170,7 +183,11 @@ impl App {
                 ended = self.tasks.join_next() => return Err(why(ended)),
             }
         }
-        Ok(self.bound.borrow().clone())
+        // A part that has ended has given back what it was waited for.
+        match self.tasks.try_join_next() {
+            Some(ended) => Err(why(Some(ended))),
+            None => Ok(self.bound.borrow().clone()),
+        }
     }
 
     /// Returns only when a part of the gateway has ended that should not have.
@@ -179,7 +196,7 @@ impl App {
     }
 
     /// Drains: is not ready any more, accepts nobody, and lets open connections go on until they end or the drain
-    /// timeout has passed.
+    /// timeout has passed. DNS is answered until then, for clients that have not heard of another address yet.
     pub async fn stop(mut self) -> Left {
         let _draining = self.readiness.wait_for("the end of the drain");
         self.stop_accepting.send_replace(true);
@@ -227,9 +244,15 @@ fn source(
     tasks: &mut JoinSet<anyhow::Result<()>>,
     settings: &Arc<Settings>,
     metrics: &Metrics,
-    readiness: &Readiness,
+    (readiness, mesh): (&Readiness, &Arc<Mesh>),
     snapshots: watch::Sender<Option<Arc<Snapshot>>>,
 ) -> anyhow::Result<(Option<Handle>, Node)> {
+    if let Some(directory) = settings.vm.config_dir.clone() {
+        let ends = vm::Ends { snapshots, mesh: Arc::clone(mesh), metrics: metrics.clone() };
+        let running = vm::run(directory, Arc::clone(settings), options(settings)?, ends);
+        tasks.spawn(async move { Ok(running.await?) });
+        return Ok((None, Node::default()));
+    }
     if let Some(root) = settings.source.mesh_dir.clone() {
         let options = options(settings)?;
         tasks.spawn(async move { Ok(files::run(root, options, snapshots).await?) });
@@ -293,21 +316,21 @@ fn control(
 /// # Errors
 /// A rewrite's pattern is none.
 pub fn options(settings: &Settings) -> anyhow::Result<Options> {
-    let domain = &settings.node.cluster_domain;
     let rules = settings.routing.rewrites.iter().map(|rule| Rewrite::new(&rule.pattern, &rule.replacement));
-    let mut rewrites = rules.collect::<Result<Vec<_>, _>>()?;
-    if rewrites.is_empty() {
-        rewrites.push(Rewrite::global_to(domain));
-    }
+    let rewrites = rules.collect::<Result<Vec<_>, _>>()?;
     Ok(Options {
-        cluster_domain: domain.clone(),
+        cluster_domain: settings.node.cluster_domain.clone(),
         namespace: settings.node.namespace.clone(),
         labels: settings.node.labels.clone(),
         bind_address: settings.listen.address,
         bind: settings.listen.ports.clone(),
         require_istio_alpn: settings.routing.require_istio_alpn,
-        rewrites,
+        rewrites: Some(rewrites).filter(|rewrites| !rewrites.is_empty()),
         connect_timeout: settings.upstream.connect_timeout,
+        network: settings.node.network.clone(),
+        network_view: settings.node.network_view.clone(),
+        automatic_addresses: settings.dns.automatic_addresses,
+        originate: None,
     })
 }
 

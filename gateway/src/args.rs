@@ -12,6 +12,10 @@ use crate::hello_command::HelloArgs;
 use crate::register::{DeregisterArgs, RegisterArgs};
 use crate::xds_command::XdsArgs;
 
+mod vm;
+
+pub use vm::{VmCommand, VmRunArgs};
+
 /// An SNI-routing multicluster ingress gateway.
 ///
 /// Peeks at the ClientHello's server name, rewrites *.global, finds the service's endpoints and passes the TLS
@@ -36,12 +40,20 @@ pub enum Command {
     Check(CheckArgs),
     /// Decode raw ClientHellos: what they say, and where they would go
     Hello(HelloArgs),
+    /// What DNS would answer with the mesh of a directory, without a server
+    Dns(DnsArgs),
     /// Ask a running gateway about its control plane: status, log, diff, release
     Xds(XdsArgs),
     /// Register a workload outside of Kubernetes as an endpoint of a service
     Register(RegisterArgs),
     /// Remove what register made, and nothing else
     Deregister(DeregisterArgs),
+    /// Join a VM or bare-metal host to the mesh
+    Vm {
+        /// What to do for it.
+        #[command(subcommand)]
+        command: VmCommand,
+    },
     /// Print the effective settings as YAML
     #[command(after_long_help = settings_help())]
     Config(SettingsArgs),
@@ -60,6 +72,19 @@ pub struct CheckArgs {
     /// Print text or JSON
     #[arg(short, long, default_value = "text", value_parser = ["text", "json"])]
     pub output: String,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub settings: SettingsArgs,
+}
+
+/// `eastgate dns`
+#[derive(Debug, Args)]
+pub struct DnsArgs {
+    /// The name, or an address for its hosts; without it, every name is printed with its addresses
+    pub name: Option<String>,
+    /// The record type, such as AAAA
+    #[arg(short = 't', long = "type", default_value = "A")]
+    pub kind: String,
     #[command(flatten)]
     #[allow(missing_docs)]
     pub settings: SettingsArgs,
@@ -89,6 +114,9 @@ pub struct SettingsArgs {
     /// A label of this gateway, for the selectors of Gateways (repeatable)
     #[arg(long, value_name = "NAME=VALUE", value_parser = pair)]
     pub label: Vec<(String, String)>,
+    /// Answer DNS for the mesh's names at this address, such as 0.0.0.0:53 (repeatable)
+    #[arg(long, value_name = "ADDRESS")]
+    pub dns: Vec<String>,
     /// Metrics and state [default: 127.0.0.1:15000]
     #[arg(long, value_name = "ADDRESS")]
     pub admin: Option<String>,
@@ -120,6 +148,14 @@ impl SettingsArgs {
         &self,
         environment: impl IntoIterator<Item = (String, String)>,
     ) -> anyhow::Result<Settings> {
+        Ok(self.layers(environment)?.settings()?)
+    }
+
+    /// The same, for more flags on top.
+    ///
+    /// # Errors
+    /// As for [`settings`](Self::settings).
+    pub fn layers(&self, environment: impl IntoIterator<Item = (String, String)>) -> anyhow::Result<Layers> {
         let mut layers = Layers::new();
         if let Some(path) = &self.config {
             let text =
@@ -137,14 +173,14 @@ impl SettingsArgs {
             .flag("source.xds_file", self.xds_file.as_deref().map(path))
             .flag("source.kubernetes.config", self.kubernetes.clone())
             .flag("xds.addresses", (!self.xds.is_empty()).then(|| json!(self.xds)))
+            .flag("dns.addresses", (!self.dns.is_empty()).then(|| json!(self.dns)))
             .flag("listen.ports", map(&self.listen))
             .flag("node.labels", map(&self.label))
             .flag("admin.address", self.admin.clone())
             .flag("admin.readiness_address", self.readiness.clone())
             .flag("threads", self.threads.map(Value::from))
             .flag("access_log.path", self.access_log.clone())
-            .flag("log.level", self.log_level.clone())
-            .settings()?)
+            .flag("log.level", self.log_level.clone()))
     }
 }
 

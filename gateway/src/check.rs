@@ -1,10 +1,12 @@
-//! `eastgate check` and `eastgate hello`: what the gateway would make of files, without running it.
+//! `eastgate check`, `eastgate dns` and `eastgate hello`: what the gateway would make of files, without running it.
 
 use std::net::SocketAddr;
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 
+use anyhow::Context;
+use eastgate_config::bootstrap::Settings;
 use eastgate_config::istio::{Index, Options};
 use eastgate_config::listener::Ends;
 use eastgate_config::snapshot::Snapshot;
@@ -12,6 +14,7 @@ use serde_json::{Value, json};
 
 use crate::client_hello::ClientHello;
 use crate::connection;
+use crate::dns;
 use crate::hello_command::{self, HelloArgs};
 use crate::source::files;
 use crate::table::{Asked, Table};
@@ -22,12 +25,14 @@ use crate::table::{Asked, Table};
 /// The directory cannot be read, or has no resource in it.
 pub fn run(dir: &Path, options: &Options, as_json: bool) -> anyhow::Result<ExitCode> {
     let (files, snapshot) = snapshot(dir, options)?;
-    let Snapshot { listeners, clusters, rejections, notices } = &snapshot;
+    let Snapshot { listeners, clusters, names, rejections, notices } = &snapshot;
+    let names = names.as_deref();
     if as_json {
         let report = json!({
             "files": files,
             "listeners": listeners.len(),
             "clusters": clusters.len(),
+            "names": names,
             "rejections": rejections,
             "notices": notices,
         });
@@ -41,9 +46,10 @@ pub fn run(dir: &Path, options: &Options, as_json: bool) -> anyhow::Result<ExitC
         }
         let chains: usize = listeners.values().map(|listener| listener.filter_chains.len()).sum();
         println!(
-            "{files} files: {} listeners with {chains} filter chains, {} clusters; {} refused, {} notes",
+            "{files} files: {} listeners with {chains} filter chains, {} clusters, {} names; {} refused, {} notes",
             listeners.len(),
             clusters.len(),
+            names.map_or(0, |names| names.len()),
             rejections.len(),
             notices.len(),
         );
@@ -57,6 +63,31 @@ fn snapshot(dir: &Path, options: &Options) -> anyhow::Result<(usize, Snapshot)> 
     let mut index = Index::default();
     files::load(&mut index, &found);
     Ok((found.len(), index.snapshot(options)))
+}
+
+/// Prints what DNS answers to a question, with the mesh directory of the settings, or every name there is.
+///
+/// # Errors
+/// There is no mesh directory, it cannot be read, or the question is none.
+pub fn dns(
+    name: Option<&str>,
+    kind: &str,
+    settings: &Settings,
+    options: &Options,
+) -> anyhow::Result<ExitCode> {
+    let dir = settings.source.mesh_dir.as_deref();
+    let dir = dir.context("give --mesh-dir DIR with the resources that say the names")?;
+    let names = snapshot(dir, options)?.1.names.unwrap_or_default();
+    let Some(name) = name else {
+        for (host, name) in names.iter() {
+            let addresses: Vec<_> = name.addresses.iter().map(ToString::to_string).collect();
+            println!("{host} {}{}", addresses.join(" "), if name.automatic { " (automatic)" } else { "" });
+        }
+        return Ok(ExitCode::SUCCESS);
+    };
+    let text = dns::look_up(name, kind, &names, &settings.dns)?;
+    print!("{text}");
+    Ok(if text.contains("NOERROR") { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 /// Decodes ClientHellos; with `--mesh-dir`, says where each would go.

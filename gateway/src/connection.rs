@@ -5,7 +5,7 @@ use std::net::{Shutdown, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use eastgate_config::listener::{Ends, HashPolicy};
+use eastgate_config::listener::{Ends, HashPolicy, Role};
 use socket2::SockRef;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
@@ -15,13 +15,15 @@ use crate::gate::Pass;
 use crate::inspect::{self, Begun};
 use crate::listener::Listener;
 use crate::proxy_protocol;
-use crate::relay::{self, Patience, Relay};
+use crate::relay::{self, Meter, Patience, Relay};
 use crate::table::Routed;
 use crate::upstream::balance::hashing;
 use crate::upstream::endpoint::Endpoint;
 use crate::upstream::{self, Cluster, Upstream};
 
 mod error;
+mod originate;
+mod terminate;
 
 pub use error::{Error, Fault};
 
@@ -32,6 +34,12 @@ const MAX_DISCARDED: usize = 256 * 1024;
 
 /// Serves one connection until both halves have closed.
 pub async fn serve(client: TcpStream, client_addr: SocketAddr, listener: Arc<Listener>) {
+    match listener.role() {
+        Role::Passthrough => {}
+        // Boxed, so that what passes through has no room for TLS sessions.
+        Role::Originate => return Box::pin(originate::serve(client, client_addr, listener)).await,
+        Role::Terminate => return Box::pin(terminate::serve(client, client_addr, listener)).await,
+    }
     let _open = listener.metrics.open();
     let mut record = listener.access_log.begin(&listener.name, client_addr);
     let result = forward(&client, &listener, &mut record).await;
@@ -51,10 +59,8 @@ async fn forward(
     // Boxed, because what it takes to find the way is needed for a moment, and a tunnel may live for days.
     let Tunnel { upstream, cluster, first, patience, _counted } =
         Box::pin(open(client, listener, record)).await?;
-    let totals = (&cluster.stats.to_upstream, &cluster.stats.to_client);
-    let relay = Relay::new((client, &upstream.stream), first, totals, patience);
-    let result = relay.run().await;
-    let meter = relay.meter();
+    let meter = Meter::new((&cluster.stats.to_upstream, &cluster.stats.to_client));
+    let result = Relay::new((client, &upstream.stream), first, &meter, patience).run().await;
     (record.to_upstream_bytes, record.to_client_bytes) = (meter.to_upstream.get(), meter.to_client.get());
     record.engine = meter.engine();
     Ok(result?)
@@ -158,6 +164,13 @@ fn announced(raw: Vec<u8>, routed: &Routed, ends: Ends) -> Vec<u8> {
         None => raw,
         Some(version) => [proxy_protocol::header(version, ends.remote, ends.destination), raw].concat(),
     }
+}
+
+/// Whoever speaks plain TCP, or TLS with the gateway itself, is told of a failure by a reset: a FIN would look like an
+/// answer without content.
+fn cut(client: &TcpStream) {
+    // A client that is gone already needs no telling.
+    let _ = SockRef::from(client).set_linger(Some(Duration::ZERO));
 }
 
 fn note_route(record: &mut access_log::Open, routed: &Routed, listener: &Listener) {

@@ -1,6 +1,7 @@
 //! Reads what a connection begins with off a socket, within the limits on its size and time: a PROXY protocol header
 //! where the listener expects one, then the ClientHello.
 
+use std::future::poll_fn;
 use std::io::ErrorKind;
 use std::net::SocketAddr;
 
@@ -54,7 +55,8 @@ pub enum Error {
 /// The bytes are refused, or did not come in time, or the client left.
 pub async fn beginning(client: &TcpStream, expected: Beginning) -> Result<Begun, Error> {
     let (told, rest) = match expected.proxy_protocol {
-        Some(rules) => proxy_header(client, rules, expected.deadline).await?,
+        // Boxed, because most listeners expect none, and all would need the room.
+        Some(rules) => Box::pin(proxy_header(client, rules, expected.deadline)).await?,
         None => (None, Vec::new()),
     };
     if !expected.hello {
@@ -85,7 +87,7 @@ async fn read(
             Err(error) if error.kind() == ErrorKind::WouldBlock => {}
             Err(_) => return Err(Ended::Closed),
         }
-        match timeout_at(deadline, client.readable()).await {
+        match timeout_at(deadline, poll_fn(|cx| client.poll_read_ready(cx))).await {
             Ok(Ok(())) => {}
             Ok(Err(_)) => return Err(Ended::Closed),
             Err(_) => return Err(Ended::TooSlow),

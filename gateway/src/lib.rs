@@ -13,6 +13,7 @@ pub mod upstream;
 
 pub mod proxy_protocol;
 pub mod relay;
+pub mod tls;
 
 pub mod publish;
 pub mod source;
@@ -20,6 +21,7 @@ pub mod source;
 pub mod access_log;
 pub mod admin;
 pub mod control_plane;
+pub mod dns;
 pub mod drain;
 pub mod gate;
 pub mod kubernetes;
@@ -34,4 +36,5 @@ pub mod check;
 pub mod demo;
 pub mod hello_command;
 pub mod register;
+pub mod vm;
 pub mod xds_command;

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use arc_swap::ArcSwap;
 use eastgate_config::bootstrap::Settings;
 use eastgate_config::cluster::Keepalive;
-use eastgate_config::listener::Ends;
+use eastgate_config::listener::{Ends, Role};
 
 use crate::access_log::AccessLog;
 use crate::client_hello::ClientHello;
@@ -15,6 +15,7 @@ use crate::inspect::Beginning;
 use crate::metrics::{self, Metrics};
 use crate::relay::Patience;
 use crate::table::{self, Asked, Routed, Table};
+use crate::tls::Mesh;
 
 /// A bound listener.
 #[derive(Debug)]
@@ -33,6 +34,10 @@ pub struct Listener {
     pub downstream: metrics::Downstream,
     /// The clients whose ClientHello is not complete yet, of all listeners.
     pub hellos: Gate,
+    /// The process's own end of the mesh's TLS.
+    pub mesh: Arc<Mesh>,
+    /// What is counted of that.
+    pub tls: metrics::Tls,
     max_hello_bytes: usize,
     hello_timeout: Duration,
     idle_timeout: Duration,
@@ -53,6 +58,8 @@ pub struct Shared {
     pub access_log: AccessLog,
     /// The clients whose ClientHello is not complete yet.
     pub hellos: Gate,
+    /// The process's own end of the mesh's TLS.
+    pub mesh: Arc<Mesh>,
 }
 
 impl Listener {
@@ -67,6 +74,8 @@ impl Listener {
             metrics: shared.metrics.listener(name),
             downstream: shared.metrics.downstream.clone(),
             hellos: shared.hellos.clone(),
+            mesh: Arc::clone(&shared.mesh),
+            tls: shared.metrics.tls.clone(),
             max_hello_bytes: settings.inspect.max_hello_bytes,
             hello_timeout: settings.inspect.timeout,
             idle_timeout: settings.relay.idle_timeout,
@@ -96,6 +105,18 @@ impl Listener {
             // Envoy takes 0 for no limit; here the process's own limit holds then.
             deadline: now + if timeout.is_zero() { self.hello_timeout } else { timeout },
         })
+    }
+
+    /// What it does about TLS.
+    pub fn role(&self) -> Role {
+        let table = self.table.load();
+        table.listener(&self.name).map(|listener| listener.config.options.role).unwrap_or_default()
+    }
+
+    /// Are its clients redirected to it, so that the kernel has to be asked where they were going?
+    pub fn is_redirected_to(&self) -> bool {
+        let table = self.table.load();
+        table.listener(&self.name).is_some_and(|listener| listener.config.options.original_destination)
     }
 
     /// Are its clients expected to speak TLS, so that an alert means something to them?

@@ -3,8 +3,8 @@
 use std::process::ExitCode;
 
 use clap::Parser;
-use eastgate::args::{self, CheckArgs, Command, Eastgate, SettingsArgs};
-use eastgate::{app, check, demo, register, signals, telemetry, xds_command};
+use eastgate::args::{self, CheckArgs, Command, DnsArgs, Eastgate, VmCommand};
+use eastgate::{app, check, demo, register, signals, telemetry, vm, xds_command};
 use eastgate_config::bootstrap::Settings;
 
 fn main() -> ExitCode {
@@ -19,13 +19,18 @@ fn main() -> ExitCode {
 
 fn run(command: Command) -> anyhow::Result<ExitCode> {
     match command {
-        Command::Run(settings) => gateway(&settings),
+        Command::Run(settings) => gateway(settings.settings(std::env::vars())?),
+        Command::Vm { command } => machine(&command),
         Command::Demo => control_runtime()?.block_on(demo::run()).map(|()| ExitCode::SUCCESS),
         Command::Check(CheckArgs { dir, output, settings }) => {
             let settings = settings.settings(std::env::vars())?;
             check::run(&dir, &app::options(&settings)?, output == "json")
         }
         Command::Hello(args) => check::hello(&args, &app::options(&Settings::default())?),
+        Command::Dns(DnsArgs { name, kind, settings }) => {
+            let settings = settings.settings(std::env::vars())?;
+            check::dns(name.as_deref(), &kind, &settings, &app::options(&settings)?)
+        }
         Command::Xds(args) => control_runtime()?.block_on(xds_command::run(&args)),
         Command::Register(args) => control_runtime()?.block_on(register::register(args)),
         Command::Deregister(args) => control_runtime()?.block_on(register::deregister(args)),
@@ -45,12 +50,33 @@ fn control_runtime() -> anyhow::Result<tokio::runtime::Runtime> {
     Ok(tokio::runtime::Builder::new_current_thread().enable_all().build()?)
 }
 
-fn gateway(settings: &SettingsArgs) -> anyhow::Result<ExitCode> {
-    let settings = settings.settings(std::env::vars())?;
+/// Lets data threads go before this thread, the control thread, where they share a core: a table may wait for a
+/// connection. They have started by now, and keep the niceness that the process was given; in Linux each thread has
+/// its own.
+fn stand_back() {
+    const NICENESS: i32 = 10;
+    if let Err(error) = rustix::process::nice(NICENESS) {
+        tracing::warn!(%error, "the control thread keeps its priority; updates may delay connections");
+    }
+}
+
+fn machine(command: &VmCommand) -> anyhow::Result<ExitCode> {
+    match command {
+        VmCommand::Run(args) => return gateway(args.settings(std::env::vars())?),
+        VmCommand::Bundle(args) => vm::bundle(args)?,
+        VmCommand::Install(args) => vm::install(args)?,
+        VmCommand::Uninstall(args) => vm::uninstall(args)?,
+        VmCommand::Rules(args) => vm::rules(args)?,
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn gateway(settings: Settings) -> anyhow::Result<ExitCode> {
     telemetry::start(&settings.log)?;
     let runtime = control_runtime()?;
     let ended = runtime.block_on(async {
         let mut app = app::App::start(settings).await?;
+        stand_back();
         tracing::info!(admin = %app.admin_address(), "started");
         tokio::select! {
             signal = signals::asked_to_end() => tracing::info!(signal = signal?, "leaving"),

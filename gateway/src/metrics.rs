@@ -6,13 +6,17 @@ use prometheus::{
     TextEncoder,
 };
 
+mod dns;
 mod downstream;
 pub mod family;
 mod kubernetes;
 pub mod per_thread;
+mod tls;
 mod xds;
+pub use dns::Dns;
 pub use downstream::{Downstream, Listener, OpenConnection};
 pub use kubernetes::Kubernetes;
+pub use tls::Tls;
 pub use xds::{Xds, timestamp};
 
 /// Names start with it.
@@ -30,6 +34,10 @@ pub struct Metrics {
     pub xds: Xds,
     /// What the Kubernetes source hears.
     pub kubernetes: Kubernetes,
+    /// DNS.
+    pub dns: Dns,
+    /// The process's own end of the mesh's TLS.
+    pub tls: Tls,
     /// Records of the access log that were lost because its writer was behind.
     pub access_log_dropped: IntCounter,
     /// Whether `/ready` says yes.
@@ -75,6 +83,8 @@ impl Metrics {
             },
             xds: Xds::new(&made)?,
             kubernetes: Kubernetes::new(&made)?,
+            dns: Dns::new(&made)?,
+            tls: Tls::new(&made)?,
             access_log_dropped: made.counter("access_log_dropped_total", "Access-log records lost")?,
             ready: made.gauge("ready", "1 when /ready says yes")?,
             registry,

@@ -12,7 +12,6 @@ use tokio::sync::watch;
 use crate::metrics;
 use crate::table::Table;
 use crate::upstream::cluster::Resolutions;
-use crate::upstream::resolve;
 
 /// The ends that the publisher works between.
 #[derive(Debug)]
@@ -39,7 +38,8 @@ impl Publisher {
             if let Some(snapshot) = snapshot {
                 told.tell(&snapshot);
                 self.publish(snapshot);
-                self.wanted.send_replace(resolve::names(self.table.load().clusters()));
+                let names = self.table.load().dns_names();
+                self.wanted.send_if_modified(|wanted| std::mem::replace(wanted, names) != *wanted);
             }
             let goes_on = tokio::select! {
                 changed = snapshots.changed() => changed.is_ok(),

@@ -22,6 +22,7 @@ mod pump;
 mod splice;
 
 pub use copy::read;
+pub use splice::limit_pipes;
 
 /// The longest time that bytes are relayed without being shown in the shared counters.
 const PUBLISH_EVERY: Duration = Duration::from_secs(10);
@@ -77,7 +78,8 @@ pub struct Meter<'a> {
 }
 
 impl<'a> Meter<'a> {
-    fn new(totals: (&'a AtomicU64, &'a AtomicU64)) -> Self {
+    /// Counts into a pair of (to upstream, to client) counters.
+    pub fn new(totals: (&'a AtomicU64, &'a AtomicU64)) -> Self {
         Self {
             to_upstream: Cell::new(0),
             to_client: Cell::new(0),
@@ -90,6 +92,10 @@ impl<'a> Meter<'a> {
     /// What moved the bytes: `splice` if it ever did for a part of them, else `copy`.
     pub fn engine(&self) -> &'static str {
         if self.spliced.get() { "splice" } else { "copy" }
+    }
+
+    fn note_engine(&self, spliced: bool) {
+        self.spliced.set(self.spliced.get() | spliced);
     }
 
     fn publish(&self) {
@@ -126,25 +132,23 @@ pub struct Relay<'a> {
     upstream: &'a TcpStream,
     /// For the endpoint before anything else.
     first: Cell<Vec<u8>>,
-    meter: Meter<'a>,
+    meter: &'a Meter<'a>,
     patience: Patience,
+    /// A receiver was found gone: what its own reading says from now on is no FIN, because the kernel tells of a reset
+    /// once and has told the writer.
+    broken: Cell<bool>,
 }
 
 impl<'a> Relay<'a> {
     /// Between these two. The endpoint gets `first` before anything else: what was read before the relay took over, such
-    /// as the ClientHello. What moves is added to a pair of (to upstream, to client) counters.
+    /// as the ClientHello.
     pub fn new(
         (client, upstream): (&'a TcpStream, &'a TcpStream),
         first: Vec<u8>,
-        totals: (&'a AtomicU64, &'a AtomicU64),
+        meter: &'a Meter<'a>,
         patience: Patience,
     ) -> Self {
-        Self { client, upstream, first: Cell::new(first), meter: Meter::new(totals), patience }
-    }
-
-    /// What has moved.
-    pub fn meter(&self) -> &Meter<'a> {
-        &self.meter
+        Self { client, upstream, first: Cell::new(first), meter, patience, broken: Cell::new(false) }
     }
 
     /// Relays until both directions have ended, one side broke, or patience is at its end.
@@ -155,7 +159,7 @@ impl<'a> Relay<'a> {
     pub async fn run(&self) -> Result<(), Error> {
         let result = tokio::select! {
             result = self.both() => result,
-            error = self.impatience() => Err(error),
+            error = impatience(self.upstream, self.meter, &self.patience) => Err(error),
         };
         if let Err(Error::Broken { side, .. }) = result {
             // A socket that is already gone cannot be told anything.
@@ -180,6 +184,7 @@ impl<'a> Relay<'a> {
             },
             // The receiver is gone, but what it sent before is still on its way to the other side.
             Err(pump::Error::Write(error)) => {
+                self.broken.set(true);
                 let _ = rest.await;
                 Err(error)
             }
@@ -193,33 +198,32 @@ impl<'a> Relay<'a> {
             Side::Upstream => self.upstream,
         }
     }
+}
 
-    /// Ends when patience does, give or take an eighth: one coarse look at the counters now and then costs less than a
-    /// timer that is set anew with every read.
-    async fn impatience(&self) -> Error {
-        let Patience { idle, age, keepalive } = &self.patience;
-        let step =
-            (age.map_or(*idle, |age| age.min(*idle)) / 8).clamp(Duration::from_millis(1), PUBLISH_EVERY);
-        let began = Instant::now();
-        let (mut seen, mut since) = ((0, 0), began);
-        let mut sleep = pin!(tokio::time::sleep(step));
-        sleep.as_mut().await;
-        // A socket that is gone already is for the pumps to find out about.
-        let _ = keep_alive(SockRef::from(self.upstream), *keepalive);
-        loop {
-            let now = (self.meter.to_upstream.get(), self.meter.to_client.get());
-            if now != seen {
-                self.meter.publish();
-                (seen, since) = (now, Instant::now());
-            } else if since.elapsed() >= *idle {
-                return Error::Idle(*idle);
-            }
-            if let Some(age) = age.filter(|age| began.elapsed() >= *age) {
-                return Error::Expired(age);
-            }
-            sleep.as_mut().reset(Instant::now() + step);
-            sleep.as_mut().await;
+/// Ends when patience does, give or take an eighth: one coarse look at the counters now and then costs less than a timer
+/// that is set anew with every read.
+pub(crate) async fn impatience(upstream: &TcpStream, meter: &Meter<'_>, patience: &Patience) -> Error {
+    let Patience { idle, age, keepalive } = patience;
+    let step = (age.map_or(*idle, |age| age.min(*idle)) / 8).clamp(Duration::from_millis(1), PUBLISH_EVERY);
+    let began = Instant::now();
+    let (mut seen, mut since) = ((0, 0), began);
+    let mut sleep = pin!(tokio::time::sleep(step));
+    sleep.as_mut().await;
+    // A socket that is gone already is for the pumps to find out about.
+    let _ = keep_alive(SockRef::from(upstream), *keepalive);
+    loop {
+        let now = (meter.to_upstream.get(), meter.to_client.get());
+        if now != seen {
+            meter.publish();
+            (seen, since) = (now, Instant::now());
+        } else if since.elapsed() >= *idle {
+            return Error::Idle(*idle);
         }
+        if let Some(age) = age.filter(|age| began.elapsed() >= *age) {
+            return Error::Expired(age);
+        }
+        sleep.as_mut().reset(Instant::now() + step);
+        sleep.as_mut().await;
     }
 }
 

@@ -2,4 +2,5 @@
 
 pub mod files;
 pub mod kubernetes;
+pub mod vm;
 pub mod xds;

@@ -3,14 +3,15 @@
 //! A table is never changed: the one writer builds the next and swaps it in whole, so a connection sees one push or
 //! the other and never a part of each. What did not change is the same `Arc` in both.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
-use eastgate_config::listener::{Ends, HashPolicy};
+use eastgate_config::listener::{Ends, HashPolicy, Peers};
 use eastgate_config::route::Route;
 use eastgate_config::server_name::ServerName;
 use eastgate_config::snapshot::Snapshot;
+use imbl::ordmap::DiffItem;
 
 use crate::upstream::Cluster;
 use crate::upstream::cluster::Resolutions;
@@ -30,7 +31,10 @@ pub struct Table {
     /// What the DNS names of its endpoints stood for then.
     pub resolved: Resolutions,
     listeners: HashMap<String, Arc<Listener>>,
-    clusters: HashMap<String, Arc<Cluster>>,
+    /// Those of the snapshot, in a map that shares with the table before what is the same there.
+    clusters: imbl::HashMap<String, Arc<Cluster>>,
+    /// The clusters whose endpoints are given by DNS names, so that they may change while the snapshot does not.
+    by_dns: BTreeSet<String>,
 }
 
 /// What is known of a connection that asks for its way.
@@ -61,6 +65,8 @@ pub struct Routed {
     pub hash_policy: Option<HashPolicy>,
     /// The chain's limits, where it has any.
     pub limits: Option<Arc<Limits>>,
+    /// Who must be at the other end of the gateway's own TLS session, where it has one.
+    pub peers: Option<Arc<Peers>>,
 }
 
 /// Why a connection goes nowhere.
@@ -102,12 +108,34 @@ fn rewritten_too(rewritten: &Option<String>) -> String {
 }
 
 impl Table {
-    /// Compiles the next table. Takes over from the old one whatever did not change.
+    /// Compiles the next table. Takes over from the old one whatever did not change, and looks at little else: ten
+    /// thousand clusters looked at for the sake of one would cost milliseconds.
     pub fn build(snapshot: Arc<Snapshot>, resolved: &Resolutions, old: &Self) -> Self {
-        let clusters = snapshot.clusters.iter().map(|(name, config)| {
-            let cluster = Cluster::build(config, resolved, old.clusters.get(name));
-            (name.clone(), cluster)
-        });
+        let mut clusters = old.clusters.clone();
+        let mut by_dns = old.by_dns.clone();
+        for difference in old.snapshot.clusters.diff(&snapshot.clusters) {
+            match difference {
+                DiffItem::Remove(name, _) => {
+                    clusters.remove(name);
+                    by_dns.remove(name);
+                }
+                DiffItem::Add(name, config) | DiffItem::Update { new: (name, config), .. } => {
+                    let cluster = Cluster::build(config, resolved, clusters.get(name));
+                    match cluster.has_names() {
+                        true => by_dns.insert(name.clone()),
+                        false => by_dns.remove(name),
+                    };
+                    clusters.insert(name.clone(), cluster);
+                }
+            }
+        }
+        for name in &by_dns {
+            let Some(old) = clusters.get(name) else { continue };
+            let cluster = Cluster::build(&old.config, resolved, Some(old));
+            if !Arc::ptr_eq(old, &cluster) {
+                clusters.insert(name.clone(), cluster);
+            }
+        }
         let listeners = snapshot.listeners.iter().map(|(name, config)| {
             let listener = match old.listeners.get(name) {
                 Some(old) if Arc::ptr_eq(&old.config, config) || old.config == *config => Arc::clone(old),
@@ -118,7 +146,8 @@ impl Table {
         Self {
             version: old.version + 1,
             listeners: listeners.collect(),
-            clusters: clusters.collect(),
+            clusters,
+            by_dns,
             resolved: resolved.clone(),
             snapshot,
         }
@@ -132,6 +161,12 @@ impl Table {
     /// The clusters, in no order.
     pub fn clusters(&self) -> impl Iterator<Item = &Arc<Cluster>> {
         self.clusters.values()
+    }
+
+    /// Every DNS name that an endpoint is given by.
+    pub fn dns_names(&self) -> BTreeSet<String> {
+        let clusters = self.by_dns.iter().filter_map(|name| self.clusters.get(name));
+        clusters.flat_map(|cluster| cluster.names()).map(str::to_owned).collect()
     }
 
     /// The listener of this name.
@@ -171,6 +206,7 @@ impl Table {
             connect_attempts: chain.options.max_connect_attempts,
             hash_policy: chain.options.hash_policy,
             limits: taken.limits,
+            peers: chain.options.peers.clone(),
         })
     }
 

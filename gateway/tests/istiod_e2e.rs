@@ -254,6 +254,21 @@ async fn over_tls(variant: &str, csr: bool) {
 
 #[tokio::test]
 #[ignore = "builds istiod: minutes; just e2e-istiod"]
+async fn istiod_tells_a_gateway_no_names_and_dns_says_so() {
+    for variant in ["delta", "sotw"] {
+        let Some(mesh) = Mesh::start().await else { return };
+        let xds = format!("http://{}", mesh.istiod.text("xds"));
+        let gateway = mesh.gateway(variant, &xds, &[("EASTGATE_DNS_ADDRESSES", "127.0.0.1:0".into())]).await;
+        gateway.listening(LISTENER).await;
+        // It has asked, and it has been answered; there is nothing in the answer (docs/dns.md).
+        gateway.metric_until("xds_resources{type=\"names\"}", |count| count == 1.0).await;
+        gateway.until("/ready?verbose", |text| text.contains("the source has told of no names")).await;
+        nothing_is_refused(&gateway).await;
+    }
+}
+
+#[tokio::test]
+#[ignore = "builds istiod: minutes; just e2e-istiod"]
 async fn istiod_is_spoken_to_over_tls_with_a_token() {
     for variant in ["delta", "sotw"] {
         over_tls(variant, false).await;

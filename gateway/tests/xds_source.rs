@@ -19,11 +19,13 @@ use eastgate_config::bootstrap::Layers;
 use eastgate_loadtest::ca::Ca;
 use eastgate_loadtest::origin::RawOrigin;
 use fed::*;
+use hickory_proto::op::{Message, Query};
+use hickory_proto::rr::{Name, RecordType};
 use plane::Plane;
-use resources::Resources;
+use resources::{Resources, name_table};
 use support::*;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::net::{TcpStream, UdpSocket};
 use tonic::Code;
 
 async fn both_ways(variant: &str) {
@@ -61,6 +63,41 @@ async fn a_delta_control_plane_is_served_and_its_changes_take_effect() {
 #[tokio::test]
 async fn a_state_of_the_world_control_plane_is_served_and_its_changes_take_effect() {
     both_ways("sotw").await;
+}
+
+#[tokio::test]
+async fn the_names_of_a_control_plane_are_answered_and_none_until_it_has_told_them() {
+    for variant in ["delta", "sotw"] {
+        let plane = Plane::start(world(nowhere().await)).await;
+        let mut gateway = Fed::start(&[&plane.address], |layers, _| {
+            layers.flag("xds.variant", Some(variant)).flag("dns.addresses", Some("127.0.0.1:0"))
+        })
+        .await;
+        // Neither readiness nor the first table waits for names.
+        gateway.ready().await;
+        gateway.until("/ready?verbose", |text| text.contains("the source has told of no names")).await;
+        assert_eq!(code(&gateway).await, "Server Failure");
+
+        plane.change(|world| world.resources.names = name_table("httpbin.bar.global", "240.0.0.3"));
+        gateway.until("/names", |text| text == "httpbin.bar.global 240.0.0.3\n").await;
+        gateway.metric_until("dns_names", |names| names == 1.0).await;
+        assert_eq!(code(&gateway).await, "No Error");
+        gateway.until("/ready?verbose", |text| text == "LIVE\n").await;
+        assert!(plane.seen().nacks.is_empty());
+    }
+}
+
+/// What DNS says of `httpbin.bar.global`.
+async fn code(gateway: &Fed) -> String {
+    let mut query = Message::query();
+    let name = Name::from_ascii("httpbin.bar.global.").unwrap();
+    query.add_query(Query::query(name, RecordType::A));
+    let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    socket.send_to(&query.to_vec().unwrap(), gateway.app.dns().addresses[0]).await.unwrap();
+    let mut answer = [0; 512];
+    let received = tokio::time::timeout(PATIENCE, socket.recv(&mut answer)).await.expect("an answer");
+    let answer = Message::from_vec(&answer[..received.unwrap()]).unwrap();
+    answer.metadata.response_code.to_string()
 }
 
 #[tokio::test]

@@ -34,12 +34,17 @@ pub fn bytes(length: usize) -> Bytes {
 
 /// The SHA-256, in hexadecimal, of the first `length` bytes.
 pub fn sha256(length: u64) -> String {
-    let mut content = Content::new(length);
+    sha256_from(0, length).0
+}
+
+/// The SHA-256 of `length` bytes from `offset` on, and their number.
+pub fn sha256_from(offset: u64, length: u64) -> (String, u64) {
+    let mut content = Content { at: offset, end: offset + length };
     let mut digest = Digest::default();
     while let Some(piece) = content.piece() {
         digest.add(&piece);
     }
-    digest.finish().0
+    digest.finish()
 }
 
 /// The finaliser of SplitMix64: cheap, and without a period that a lost buffer could hide in.

@@ -11,8 +11,8 @@ use eastgate_loadtest::load::{LoadOrigin, Target};
 use eastgate_loadtest::mesh;
 use eastgate_loadtest::process;
 use eastgate_loadtest::scenario::{
-    Amount, Churn, Direction, Options, bulk, churn, connect_rate, idle_soak, mixed, ping_pong, slow_clients,
-    tls_connect_rate,
+    Amount, Churn, Direction, Options, bulk, churn, connect_rate, idle_soak, integrity, mixed,
+    ping_among_idle, ping_pong, slow_clients, tls_connect_rate,
 };
 use eastgate_loadtest::stats::Outcome;
 use tokio::{select, signal};
@@ -93,8 +93,12 @@ async fn scenario(arguments: &RunArguments, options: &Options) -> anyhow::Result
             let direction = if *up { Direction::Up } else { Direction::Down };
             bulk(options, *tunnels, direction, bytes.map_or(Amount::Time, Amount::Bytes)).await?
         }
-        ScenarioArguments::PingPong { tunnels } => ping_pong(options, *tunnels).await?,
+        ScenarioArguments::PingPong { tunnels, idle: 0 } => ping_pong(options, *tunnels).await?,
+        ScenarioArguments::PingPong { tunnels, idle } => ping_among_idle(options, *tunnels, *idle).await?,
         ScenarioArguments::IdleSoak { tunnels } => idle_soak(options, *tunnels).await?,
+        ScenarioArguments::Integrity { bytes, concurrency, first } => {
+            integrity(options, *bytes, *concurrency, *first).await?
+        }
         ScenarioArguments::Mixed { exponent, concurrency, .. } => {
             mixed(options, *concurrency, *exponent).await?
         }

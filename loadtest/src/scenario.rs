@@ -18,6 +18,7 @@ mod bulk;
 mod churn;
 mod connect;
 mod idle;
+mod integrity;
 mod ping;
 mod slow;
 
@@ -25,7 +26,8 @@ pub use bulk::{Amount, Direction, bulk};
 pub use churn::{Churn, churn};
 pub use connect::{Choice, connect_rate, mixed, tls_connect_rate};
 pub use idle::{MEMORY_PER_TUNNEL, idle_soak};
-pub use ping::ping_pong;
+pub use integrity::integrity;
+pub use ping::{ping_among_idle, ping_pong};
 pub use slow::slow_clients;
 
 /// How long an operation may take before it counts as failed.

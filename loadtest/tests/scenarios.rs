@@ -12,8 +12,8 @@ use eastgate_loadtest::load::{LoadOrigin, Target};
 use eastgate_loadtest::mesh;
 use eastgate_loadtest::origin::{self, Origin};
 use eastgate_loadtest::scenario::{
-    Amount, Churn, Direction, Error, MEMORY_PER_TUNNEL, Options, bulk, churn, connect_rate, idle_soak, mixed,
-    ping_pong, slow_clients, tls_connect_rate,
+    Amount, Churn, Direction, Error, MEMORY_PER_TUNNEL, Options, bulk, churn, connect_rate, idle_soak,
+    integrity, mixed, ping_among_idle, ping_pong, slow_clients, tls_connect_rate,
 };
 use tokio::io::copy_bidirectional;
 use tokio::net::{TcpListener, TcpStream};
@@ -143,4 +143,25 @@ async fn a_gateway_that_is_not_there_is_told_at_once() {
     assert!(matches!(connect_rate(&options, 1).await, Err(Error::NoTunnel(_))));
     assert!(matches!(ping_pong(&options, 1).await, Err(Error::NoTunnel(_))));
     assert!(from.elapsed() < Duration::from_secs(10));
+}
+
+/// Like [`relay`], but it takes a reset for a FIN, as a relay that is not careful does.
+#[tokio::test]
+async fn integrity_finds_no_fault_without_a_gateway_and_one_in_a_careless_relay() {
+    let (origin, options) = load(1).await;
+    let target = Target::new(origin.address(), [mesh::server_name(0)]).unwrap();
+    let direct = integrity(&Options::new(target, SHORT), 8 << 20, 4, 1).await.unwrap();
+    assert_eq!(direct.failed(), 0, "{direct}");
+    assert!(direct.counts.bytes >= 8 << 20, "{direct}");
+    let careless = integrity(&options, 8 << 20, 4, 1).await.unwrap();
+    assert!(careless.failed() > 0, "{careless}");
+}
+
+#[tokio::test]
+async fn pings_beside_idle_tunnels_say_what_they_were_without() {
+    let (_origin, options) = load(1).await;
+    let outcome = ping_among_idle(&options, 2, 20).await.unwrap();
+    assert_eq!(outcome.failed(), 0, "{outcome}");
+    assert_eq!(outcome.figures["idle tunnels"], 20.0);
+    assert!(outcome.figures["p99 without them, µs"] > 0.0 && outcome.counts.operations > 0, "{outcome}");
 }

@@ -2,6 +2,8 @@
 //!
 //! They are derived by hand where a message is a few plain fields: that needs no protobuf compiler in the build.
 
+use std::collections::BTreeMap;
+
 use prost::Message;
 
 /// Configuration of the network filter `envoy.filters.network.tcp_cluster_rewrite`
@@ -58,4 +60,29 @@ pub struct IstioCertificateResponse {
 impl IstioCertificateRequest {
     /// The method that takes it.
     pub const METHOD: &str = "/istio.v1.auth.IstioCertificateService/CreateCertificate";
+}
+
+/// What istiod's DNS says (`istio.networking.nds.v1.NameTable` in istio/istio, `pkg/dns/proto/nds.proto`).
+#[derive(Clone, PartialEq, Eq, Message)]
+pub struct NameTable {
+    /// By host; `*.suffix` for a wildcard.
+    #[prost(btree_map = "string, message", tag = "1")]
+    pub table: BTreeMap<String, NameInfo>,
+}
+
+/// One host of a [`NameTable`].
+#[derive(Clone, PartialEq, Eq, Message)]
+pub struct NameInfo {
+    /// Of both families.
+    #[prost(string, repeated, tag = "1")]
+    pub ips: Vec<String>,
+    /// `Kubernetes`, `External`, ...
+    #[prost(string, tag = "2")]
+    pub registry: String,
+    /// The service's name; Kubernetes' services only.
+    #[prost(string, tag = "3")]
+    pub shortname: String,
+    /// Its namespace; Kubernetes' services only.
+    #[prost(string, tag = "4")]
+    pub namespace: String,
 }

@@ -1,12 +1,14 @@
 //! Wire types and nothing else: what Envoy's xDS and Istio's own protocols send.
 //!
-//! Only `config::xds` and `gateway::source::xds` may name these types; the layering test holds that.
+//! Only `config::xds`, `gateway::source::xds` and `gateway::dns::grpc` may name these types; the layering test holds
+//! that.
 
 pub use envoy_types::pb::envoy;
 pub use envoy_types::pb::google;
 pub use envoy_types::pb::xds;
 pub use prost::{DecodeError, Message};
 
+pub mod coredns;
 pub mod istio;
 pub mod json;
 

@@ -115,3 +115,15 @@ fn the_variables_of_a_kubernetes_service_of_our_name_are_no_settings() {
         "a setting must not look like one"
     );
 }
+
+#[test]
+fn networks_are_a_list_or_one_text_with_commas() {
+    let view = |text: &str| with_variable("EASTGATE_NODE_NETWORK_VIEW", text).unwrap().node.network_view;
+    assert_eq!(
+        (view("external"), view("[external]")),
+        (vec!["external".to_owned()], vec!["external".into()])
+    );
+    assert_eq!(view("net1, external"), ["net1", "external"]);
+    assert!(view("").is_empty());
+    assert_eq!(with_variable("EASTGATE_NODE_NETWORK", "1").unwrap().node.network, "1");
+}

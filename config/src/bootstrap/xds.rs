@@ -280,7 +280,7 @@ impl<'de> Deserialize<'de> for Address {
 }
 
 /// A list, or its members in one text with commas between them, as environment variables have it.
-fn one_or_many<'de, D, T>(deserializer: D) -> Result<Vec<T>, D::Error>
+pub(super) fn one_or_many<'de, D, T>(deserializer: D) -> Result<Vec<T>, D::Error>
 where
     D: Deserializer<'de>,
     T: FromStr<Err: fmt::Display>,

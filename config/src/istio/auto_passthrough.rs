@@ -9,13 +9,14 @@ use std::collections::BTreeSet;
 
 use super::catalog::{Member, MeshService};
 use super::destination_rule::Subset;
-use super::gateway::Host;
-use super::listeners::OwnedServer;
+use super::gateway::{Host, ServerKind};
 use super::rules::Matched;
 use super::schema::destination_rule::ClientTlsMode;
 use super::schema::selects;
+use super::servers::OwnedServer;
+use super::traffic_policy::Policy;
 use super::translation::{Output, World};
-use crate::listener::{ChainMatch, ChainOptions, FilterChain};
+use crate::listener::{ChainMatch, FilterChain};
 use crate::route::{Rewrite, Route};
 use crate::server_name::{Pattern, ServerName, SubsetKey};
 
@@ -33,7 +34,7 @@ pub(super) fn chains(
 ) -> Vec<FilterChain> {
     let hosts: Vec<(&OwnedServer<'_>, usize, &Host)> = servers
         .iter()
-        .filter(|(_, server)| server.auto)
+        .filter(|(_, server)| server.kind == ServerKind::AutoPassthrough)
         .flat_map(|owned| owned.1.hosts.iter().enumerate().map(move |(index, host)| (owned, index, host)))
         .collect();
     let mut chains = Vec::new();
@@ -142,6 +143,8 @@ impl<'a> Exposure<'a> {
         };
         let policy = rule.policy(port, subset);
         let members = self.members(port, subset, &policy.tls, rule, out);
+        // The TLS of the policy is what the clients speak.
+        let policy = Policy { upstream_tls: None, ..policy };
         out.cluster(&name, members.into_iter(), &policy, self.world.options);
         let protocols = if self.world.options.require_istio_alpn { &MESH_PROTOCOLS[..] } else { &[] };
         Some(FilterChain {
@@ -152,8 +155,8 @@ impl<'a> Exposure<'a> {
                 ..ChainMatch::default()
             },
             route: Route::to(&name),
-            idle_timeout: policy.pool.and_then(|pool| pool.idle_timeout),
-            options: ChainOptions::default(),
+            idle_timeout: policy.idle_timeout(),
+            options: policy.chain_options(),
             name,
         })
     }
@@ -221,22 +224,50 @@ impl<'a> Exposure<'a> {
                 .for_each(|object| out.notice(object, "spec.trafficPolicy.tls.mode", message.clone()));
             return Vec::new();
         }
-        let speaking: Vec<&Member<'_>> = chosen.iter().filter(|member| member.mesh_tls).copied().collect();
-        if speaking.is_empty() && !all.is_empty() {
+        let by_rule = tls.is_some();
+        let speaks = |member: &&&Member<'_>| member.mesh_tls.unwrap_or(by_rule && !self.is_gateway(member));
+        let speaking: Vec<&Member<'_>> = chosen.iter().filter(speaks).copied().collect();
+        if speaking.is_empty() {
             let message = match subset {
-                Some(subset) if chosen.is_empty() => {
-                    format!("no endpoint of port {port} has the labels of subset {}", subset.name)
+                None => self.silence(port, all),
+                Some(subset) if chosen.is_empty() && !all.is_empty() => {
+                    Some(format!("no endpoint of port {port} has the labels of subset {}", subset.name))
                 }
-                Some(_) => return speaking,
-                None => format!(
-                    "none of the {} endpoints of port {port} is known to speak mesh TLS, so none is used; give the Pods, \
-                     EndpointSlices or workloads the label security.istio.io/tlsMode: istio if they have a sidecar",
-                    all.len()
-                ),
+                Some(_) => None,
             };
-            out.notice(self.service.object, "", message);
+            message.into_iter().for_each(|message| out.notice(self.service.object, "", message));
         }
         speaking
+    }
+
+    /// Is a workload that says nothing of itself a gateway, by its port? In the documented setup, the endpoint of a
+    /// `.global` entry is the clients' way to a gateway, perhaps to this one. To send it what came from there would go round
+    /// for ever.
+    fn is_gateway(&self, member: &Member<'_>) -> bool {
+        self.world.resources.gateways.iter().flat_map(|(_, gateway)| &gateway.servers).any(|server| {
+            server.kind == ServerKind::AutoPassthrough && server.port == member.endpoint.address.port()
+        })
+    }
+
+    /// Why none of a port's endpoints is used.
+    fn silence(&self, port: u16, all: &[Member<'_>]) -> Option<String> {
+        let host = &self.service.host;
+        if all.is_empty() {
+            let unseen = self.service.unseen_message()?;
+            return Some(format!("port {port} of {host} has no endpoints here: {unseen}"));
+        }
+        if all.iter().all(|member| member.mesh_tls.is_none() && self.is_gateway(member)) {
+            return Some(format!(
+                "port {port} of {host} leads nowhere from here: its endpoints are clients' way to a gateway, by their port, \
+                 and what came through a gateway is not sent to one again"
+            ));
+        }
+        Some(format!(
+            "none of the {} endpoints of port {port} is known to speak mesh TLS, so none is used; give the Pods, \
+             EndpointSlices or workloads the label security.istio.io/tlsMode: istio if they have a sidecar (for a \
+             ServiceEntry, a DestinationRule with tls.mode ISTIO_MUTUAL does as well)",
+            all.len()
+        ))
     }
 }
 

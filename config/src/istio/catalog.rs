@@ -3,11 +3,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 
+use super::Options;
 use super::export::Export;
-use super::network::Networks;
+use super::networks::Networks;
 use super::resource::Object;
 use super::schema::{Labels, selects};
-use super::service::{EndpointSlice, Pod, Service, SliceEndpoint};
+use super::service::{Addresses, EndpointSlice, Pod, Service, SliceEndpoint};
 use super::service_entry::{Address as WorkloadAddress, ServiceEntry, TLS_MODE, Workload, speaks_mesh_tls};
 use super::translation::{Output, Resources};
 use crate::endpoint::{Address, Endpoint};
@@ -31,14 +32,34 @@ pub(super) struct MeshService<'a> {
     pub(super) external: bool,
     /// It has endpoints of its own (a ServiceEntry with `resolution: NONE` has not).
     pub(super) resolved: bool,
-    /// The endpoints by service port.
+    /// What its host resolves to.
+    pub(super) addresses: Addresses,
+    /// The endpoints by service port, of the networks that the gateway sees.
     pub(super) ports: BTreeMap<u16, Vec<Member<'a>>>,
+    /// The networks of its other endpoints.
+    pub(super) unseen: BTreeSet<&'a str>,
 }
 
 impl MeshService<'_> {
     /// The namespace that decides who may see it.
     pub(super) fn namespace(&self) -> &str {
         &self.object.name.namespace
+    }
+
+    /// Where its endpoints are that the gateway does not use, if there are any.
+    pub(super) fn unseen_message(&self) -> Option<String> {
+        let name = |network: &&str| match *network {
+            "" => "the gateway's own network".to_owned(),
+            network => format!("network {network}"),
+        };
+        let networks: Vec<String> = self.unseen.iter().map(name).collect();
+        (!networks.is_empty()).then(|| {
+            format!(
+                "endpoints of {} are in {}, which the gateway does not use; add that to node.network_view if it is to",
+                self.host,
+                networks.join(" and ")
+            )
+        })
     }
 }
 
@@ -48,19 +69,26 @@ pub(super) struct Member<'a> {
     pub(super) endpoint: Endpoint,
     pub(super) locality: Locality,
     pub(super) labels: &'a Labels,
-    pub(super) mesh_tls: bool,
+    /// Whether it speaks mesh TLS, where anything is said of that.
+    pub(super) mesh_tls: Option<bool>,
 }
 
 impl<'a> Catalog<'a> {
     /// Collects them. Kubernetes' own services come first, so that a ServiceEntry cannot take the name of one.
-    pub(super) fn new(resources: &Resources<'a>, cluster_domain: &str, out: &mut Output) -> Self {
+    pub(super) fn new(
+        resources: &Resources<'a>,
+        options: &Options,
+        networks: &Networks<'a>,
+        out: &mut Output,
+    ) -> Self {
+        let cluster_domain = options.cluster_domain.as_str();
         let mut catalog = Self::default();
         let slices = slices_by_service(resources);
         let pods = resources.pods.iter().map(|(object, pod)| {
             let (namespace, name) = full_name(object);
             ((object.cluster.as_str(), namespace, name), *pod)
         });
-        let behind = Behind { pods: pods.collect(), networks: Networks::new(&resources.namespaces) };
+        let behind = Behind { pods: pods.collect(), networks };
         for &(object, service) in &resources.services {
             let none = Vec::new();
             let slices = slices.get(&full_name(object)).unwrap_or(&none);
@@ -77,7 +105,7 @@ impl<'a> Catalog<'a> {
                 let home = format!(".{}.svc.{cluster_domain}", object.name.namespace);
                 for host in entry.hosts.iter().filter(|host| host.to_string().ends_with(&home) == is_at_home)
                 {
-                    catalog.add(of_entry(object, entry, host, &selected), out);
+                    catalog.add(of_entry(object, entry, host, &selected, networks), out);
                 }
             }
         }
@@ -95,6 +123,8 @@ impl<'a> Catalog<'a> {
                 self.services.insert(host, service);
             }
             Some(first) if first.namespace() == service.namespace() => {
+                first.unseen.extend(service.unseen);
+                first.addresses.join(service.addresses);
                 for (port, members) in service.ports {
                     first.ports.entry(port).or_default().extend(members);
                 }
@@ -115,10 +145,10 @@ fn full_name(object: &Object) -> (&str, &str) {
 }
 
 /// What stands behind the addresses of EndpointSlices.
-struct Behind<'a> {
+struct Behind<'n, 'a> {
     /// By cluster, namespace and name.
     pods: BTreeMap<(&'a str, &'a str, &'a str), &'a Pod>,
-    networks: Networks<'a>,
+    networks: &'n Networks<'a>,
 }
 type Slices<'a> = Vec<(&'a Object, &'a EndpointSlice)>;
 
@@ -134,49 +164,72 @@ fn of_kubernetes<'a>(
     object: &'a Object,
     service: &'a Service,
     slices: &Slices<'a>,
-    behind: &Behind<'a>,
+    behind: &Behind<'_, 'a>,
     workloads: &[NamedWorkload<'a>],
     cluster_domain: &str,
 ) -> Option<MeshService<'a>> {
     let (namespace, name) = full_name(object);
+    let (workloads, mut unseen) = seen(workloads, behind.networks);
     // Names that Kubernetes takes are names here; anything else can only come from a file.
     let host = format!("{name}.{namespace}.svc.{cluster_domain}").parse().ok()?;
     let mut ports = BTreeMap::new();
     for port in &service.ports {
-        let mut members: Vec<Member<'a>> = Vec::new();
-        for (slice_object, slice) in slices {
-            let targets = slice.ports.iter().filter(|(name, _)| *name == port.name);
-            for (_, target) in targets {
-                let endpoints = slice.endpoints.iter();
-                members.extend(
-                    endpoints.filter_map(|endpoint| of_slice(endpoint, *target, slice_object, slice, behind)),
-                );
-            }
-        }
-        members.extend(workloads.iter().map(|workload| of_workload(workload, &port.name, port.target)));
+        let mut members = of_slices(slices, &port.name, behind, &mut unseen);
+        members.extend(
+            workloads.iter().map(|workload| of_workload(workload, &port.name, port.target, behind.networks)),
+        );
         members.extend(service.external_name.as_ref().map(|name| {
             let address = Address::Dns { host: name.to_string(), port: port.number };
             let endpoint = Endpoint::new(address);
-            Member { endpoint, locality: Locality::default(), labels: &object.labels, mesh_tls: false }
+            Member { endpoint, locality: Locality::default(), labels: &object.labels, mesh_tls: Some(false) }
         }));
         ports.insert(port.number, members);
     }
     let external = service.external_name.is_some();
-    Some(MeshService { host, object, exported: &service.exported, external, resolved: true, ports })
+    let (exported, addresses) = (&service.exported, service.addresses.clone());
+    Some(MeshService { host, object, exported, external, resolved: true, addresses, ports, unseen })
 }
 
-/// An endpoint of an EndpointSlice, if it is near: its Pod's labels count, and the slice's own where the Pod is not known.
+/// The endpoints of EndpointSlices for the port with this name, and the networks of those that the gateway does not see.
+fn of_slices<'a>(
+    slices: &Slices<'a>,
+    port: &str,
+    behind: &Behind<'_, 'a>,
+    unseen: &mut BTreeSet<&'a str>,
+) -> Vec<Member<'a>> {
+    let mut members = Vec::new();
+    for (object, slice) in slices {
+        for (_, target) in slice.ports.iter().filter(|(name, _)| name == port) {
+            for endpoint in &slice.endpoints {
+                match of_slice(endpoint, *target, object, slice, behind) {
+                    Ok(member) => members.push(member),
+                    Err(network) => {
+                        unseen.insert(network);
+                    }
+                }
+            }
+        }
+    }
+    members
+}
+
+/// An endpoint of an EndpointSlice, or its network, if the gateway does not see that: its Pod's labels count, and the
+/// slice's own where the Pod is not known.
 fn of_slice<'a>(
     endpoint: &SliceEndpoint,
     port: u16,
     object: &'a Object,
     slice: &EndpointSlice,
-    behind: &Behind<'a>,
-) -> Option<Member<'a>> {
+    behind: &Behind<'_, 'a>,
+) -> Result<Member<'a>, &'a str> {
     let name = endpoint.pod.as_ref();
     let pod = name.and_then(|(namespace, name)| behind.pods.get(&(&*object.cluster, &**namespace, &**name)));
     let labels = pod.map_or(&object.labels, |pod| &pod.labels);
-    behind.networks.is_near(&object.cluster, labels).then(|| Member {
+    let network = behind.networks.of_pod(&object.cluster, labels);
+    if !behind.networks.sees(network) {
+        return Err(network);
+    }
+    Ok(Member {
         endpoint: Endpoint {
             health: endpoint.health,
             workload: name.map(|(namespace, name)| format!("{namespace}/{name}")).unwrap_or_default(),
@@ -185,8 +238,8 @@ fn of_slice<'a>(
         locality: pod.map_or_else(|| endpoint.locality.clone(), |pod| pod.complete(&endpoint.locality)),
         labels,
         mesh_tls: match pod {
-            Some(pod) if pod.labels.contains_key(TLS_MODE) => speaks_mesh_tls(&pod.labels),
-            _ => slice.mesh_tls,
+            Some(pod) if pod.labels.contains_key(TLS_MODE) => Some(speaks_mesh_tls(&pod.labels)),
+            _ => Some(slice.mesh_tls),
         },
     })
 }
@@ -194,8 +247,23 @@ fn of_slice<'a>(
 /// A workload, and the name it has where it is a resource of its own.
 type NamedWorkload<'a> = (String, &'a Workload);
 
+/// Those in networks that the gateway sees, and the networks of the others.
+fn seen<'a>(
+    workloads: &[NamedWorkload<'a>],
+    networks: &Networks<'_>,
+) -> (Vec<NamedWorkload<'a>>, BTreeSet<&'a str>) {
+    let (seen, unseen): (Vec<_>, Vec<_>) =
+        workloads.iter().cloned().partition(|(_, workload)| networks.sees(&workload.network));
+    (seen, unseen.into_iter().map(|(_, workload)| workload.network.as_str()).collect())
+}
+
 /// A workload as an endpoint of the port with this name and target.
-fn of_workload<'a>((name, workload): &NamedWorkload<'a>, port: &str, target: u16) -> Member<'a> {
+fn of_workload<'a>(
+    (name, workload): &NamedWorkload<'a>,
+    port: &str,
+    target: u16,
+    networks: &Networks<'_>,
+) -> Member<'a> {
     let number = workload.ports.get(port).copied().unwrap_or(target);
     let address = match &workload.address {
         WorkloadAddress::Ip(ip) => Address::Socket(SocketAddr::new(*ip, number)),
@@ -205,7 +273,8 @@ fn of_workload<'a>((name, workload): &NamedWorkload<'a>, port: &str, target: u16
         endpoint: Endpoint { weight: workload.weight, workload: name.clone(), ..Endpoint::new(address) },
         locality: workload.locality.clone(),
         labels: &workload.labels,
-        mesh_tls: workload.mesh_tls,
+        // Other networks are reached through their gateways, which take nothing but mesh TLS.
+        mesh_tls: workload.mesh_tls.or((!networks.is_own(&workload.network)).then_some(true)),
     }
 }
 
@@ -232,13 +301,18 @@ fn of_entry<'a>(
     entry: &'a ServiceEntry,
     host: &'a Pattern,
     selected: &[NamedWorkload<'a>],
+    networks: &Networks<'_>,
 ) -> MeshService<'a> {
     let own = entry.endpoints_of(host).map(|workload| (String::new(), workload));
     let workloads: Vec<NamedWorkload<'a>> = own.chain(selected.iter().cloned()).collect();
+    let (workloads, unseen) = seen(&workloads, networks);
     let ports = entry.ports.iter().map(|port| {
         (
             port.number,
-            workloads.iter().map(|workload| of_workload(workload, &port.name, port.target)).collect(),
+            workloads
+                .iter()
+                .map(|workload| of_workload(workload, &port.name, port.target, networks))
+                .collect(),
         )
     });
     MeshService {
@@ -247,7 +321,12 @@ fn of_entry<'a>(
         exported: &entry.exported,
         external: entry.external,
         resolved: entry.resolved,
+        addresses: match entry.addresses.as_slice() {
+            [] => Addresses::Automatic,
+            given => Addresses::Given(given.to_vec()),
+        },
         ports: ports.collect(),
+        unseen,
     }
 }
 

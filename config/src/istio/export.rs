@@ -53,6 +53,11 @@ impl Export {
         }
     }
 
+    /// May any namespace see it at all (not `exportTo: ["~"]`)?
+    pub(super) fn reaches_any(&self) -> bool {
+        !matches!(self, Self::To(namespaces) if namespaces.is_empty())
+    }
+
     /// Is it for its own namespace alone (`exportTo: ["."]`)?
     pub(super) fn is_private_to(&self, namespace: &str) -> bool {
         matches!(self, Self::To(namespaces) if namespaces.iter().all(|to| to == namespace) && !namespaces.is_empty())
@@ -83,7 +88,8 @@ mod tests {
         assert!(export(&[]).0.reaches("x") && export(&["*", "."]).0.reaches("x"));
         assert!(export(&["."]).0.reaches("bar") && !export(&["."]).0.reaches("x"));
         assert!(export(&["a", "b"]).0.reaches("b") && !export(&["a", "b"]).0.reaches("bar"));
-        assert!(!export(&["~"]).0.reaches("bar"));
+        assert!(!export(&["~"]).0.reaches("bar") && !export(&["~"]).0.reaches_any());
+        assert!(export(&[]).0.reaches_any() && export(&["."]).0.reaches_any());
         assert!(export(&["."]).0.is_private_to("bar") && !export(&["~"]).0.is_private_to("bar"));
     }
 

@@ -15,16 +15,26 @@ pub(super) struct Gateway {
     pub(super) servers: Vec<Server>,
 }
 
-/// One `AUTO_PASSTHROUGH` or `PASSTHROUGH` server.
+/// One server that is served.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Server {
     /// Its own field path.
     pub(super) field: String,
     pub(super) port: u16,
     pub(super) bind: Option<IpAddr>,
-    /// Names are derived from the services, rather than from VirtualServices.
-    pub(super) auto: bool,
+    pub(super) kind: ServerKind,
     pub(super) hosts: Vec<Host>,
+}
+
+/// Where the routes of a server come from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum ServerKind {
+    /// TLS by server name, and the names from the services.
+    AutoPassthrough,
+    /// TLS by server name, and the names from the `tls` routes of VirtualServices.
+    Passthrough,
+    /// Any bytes, by the `tcp` routes of VirtualServices.
+    Tcp,
 }
 
 /// An entry of `hosts`.
@@ -95,9 +105,8 @@ fn parse_server(
     let number = findings.port(&format!("{field}.port.number"), port.number);
     let bind = parse_bind(&server.bind, &field, findings);
     let hosts = parse_hosts(&server.hosts, &field, namespace, findings);
-    let served = is_served(server, &port.protocol, &field, findings);
-    let auto = served? == TlsMode::AutoPassthrough;
-    Some(Server { port: number?, bind: bind?, hosts, auto, field })
+    let kind = parse_kind(server, &port.protocol, &field, findings);
+    Some(Server { port: number?, bind: bind?, hosts, kind: kind?, field })
 }
 
 /// The outer `None` is a refusal, the inner one no `bind`.
@@ -126,28 +135,29 @@ fn parse_hosts(hosts: &[String], field: &str, namespace: &str, findings: &mut Fi
         .collect()
 }
 
-/// The mode of a server that this source serves; anything else is refused or noticed here.
-fn is_served(
+/// The kind of a server that this source serves; anything else is refused or noticed here.
+fn parse_kind(
     server: &schema::Server,
     protocol: &str,
     field: &str,
     findings: &mut Findings,
-) -> Option<TlsMode> {
+) -> Option<ServerKind> {
     let protocol_field = format!("{field}.port.protocol");
+    let mode = server.tls.as_ref().map(|tls| tls.mode);
     let has_tls = match protocol.to_ascii_uppercase().as_str() {
         "TLS" | "HTTPS" => true,
+        // Istio only adds a filter that looks into these protocols.
+        "TCP" | "MONGO" | "MYSQL" | "REDIS" if mode.is_none() => return Some(ServerKind::Tcp),
         "HTTP" | "HTTP2" | "GRPC" | "GRPC-WEB" | "TCP" | "MONGO" | "MYSQL" | "REDIS" => false,
         "" => {
-            findings.refuse(protocol_field, "a server's port needs a protocol; for passthrough it is TLS");
+            findings.refuse(protocol_field, "a server's port needs a protocol; give TLS or TCP");
             return None;
         }
         _ => {
-            findings
-                .refuse(protocol_field, format!("{protocol:?} is not a protocol; for passthrough it is TLS"));
+            findings.refuse(protocol_field, format!("{protocol:?} is not a protocol; give TLS or TCP"));
             return None;
         }
     };
-    let mode = server.tls.as_ref().map(|tls| tls.mode);
     match (has_tls, mode) {
         (true, None) => {
             let reason =
@@ -155,7 +165,8 @@ fn is_served(
             findings.refuse(format!("{field}.tls"), reason);
             None
         }
-        (true, Some(mode @ (TlsMode::Passthrough | TlsMode::AutoPassthrough))) => Some(mode),
+        (true, Some(TlsMode::Passthrough)) => Some(ServerKind::Passthrough),
+        (true, Some(TlsMode::AutoPassthrough)) => Some(ServerKind::AutoPassthrough),
         (false, Some(TlsMode::Passthrough | TlsMode::AutoPassthrough)) => {
             let reason = format!("a {protocol} port cannot pass TLS through; set the protocol to TLS");
             findings.refuse(protocol_field, reason);
@@ -164,7 +175,8 @@ fn is_served(
         (_, mode) => {
             let what = mode.map_or_else(|| format!("a {protocol} server"), |mode| format!("TLS mode {mode}"));
             let message = format!(
-                "{what} is not served yet by this source: nothing listens for it; AUTO_PASSTHROUGH and PASSTHROUGH are served"
+                "{what} is not served by this source: nothing listens for it; TCP, AUTO_PASSTHROUGH and PASSTHROUGH \
+                 are served"
             );
             findings.notice(field, message);
             None
@@ -222,10 +234,21 @@ mod tests {
     fn a_server_that_is_not_served_is_noticed_and_never_silent() {
         let (gateway, findings) = parse(
             "servers: [{port: {number: 80, protocol: HTTP}, hosts: ['*']}, \
+             {port: {number: 81, protocol: TCP}, tls: {mode: SIMPLE}, hosts: ['*']}, \
              {port: {number: 443, protocol: HTTPS}, tls: {mode: SIMPLE}, hosts: ['*']}]",
         );
         assert!(gateway.servers.is_empty() && findings.refusals.is_empty());
-        assert_eq!(findings.notices.len(), 2);
-        assert!(findings.notices[1].1.starts_with("TLS mode SIMPLE is not served yet"));
+        assert_eq!(findings.notices.len(), 3);
+        assert!(findings.notices[2].1.starts_with("TLS mode SIMPLE is not served"));
+    }
+
+    #[test]
+    fn plain_ports_are_tcp_whatever_is_spoken_there() {
+        let (gateway, findings) = parse(
+            "servers: [{port: {number: 15011, protocol: TCP}, hosts: ['*']}, \
+             {port: {number: 3306, protocol: MySQL}, hosts: ['*']}]",
+        );
+        assert!(findings.refusals.is_empty() && findings.notices.is_empty(), "{findings:?}");
+        assert!(gateway.servers.iter().all(|server| server.kind == ServerKind::Tcp));
     }
 }

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use imbl::ordmap::DiffItem;
 use serde_json::Value;
 
 use super::document;
@@ -131,11 +132,19 @@ impl Index {
                 *listener = Arc::clone(known);
             }
         }
-        for (name, cluster) in &mut snapshot.clusters {
-            if let Some(known) = self.previous.clusters.get(name).filter(|known| *known == cluster) {
-                *cluster = Arc::clone(known);
-            }
+        let mut clusters = self.previous.clusters.clone();
+        for difference in self.previous.clusters.diff(&snapshot.clusters) {
+            match difference {
+                DiffItem::Remove(name, _) => clusters.remove(name),
+                DiffItem::Add(name, cluster) | DiffItem::Update { new: (name, cluster), .. } => {
+                    clusters.insert(name.clone(), Arc::clone(cluster))
+                }
+            };
         }
+        if snapshot.names == self.previous.names {
+            snapshot.names.clone_from(&self.previous.names);
+        }
+        snapshot.clusters = clusters;
         snapshot.rejections = self.rejections();
         snapshot.notices.extend(snapshot.cross_check());
         snapshot.notices.extend(self.unused_kinds());
@@ -144,6 +153,7 @@ impl Index {
         self.previous = Snapshot {
             listeners: snapshot.listeners.clone(),
             clusters: snapshot.clusters.clone(),
+            names: snapshot.names.clone(),
             ..Snapshot::default()
         };
         snapshot

@@ -1,48 +1,43 @@
 //! Gateways and EnvoyFilters → listeners: which ports are open, with which rewrites.
 
-use std::collections::BTreeMap;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 
-use super::gateway::Server;
+use super::gateway::ServerKind;
 use super::resource::Object;
 use super::schema::selects;
+use super::servers::OwnedServer;
 use super::translation::{Output, World};
-use super::{Options, ROOT_NAMESPACE, auto_passthrough, passthrough};
-use crate::listener::{FilterChain, Listener, ListenerOptions};
+use super::{Options, ROOT_NAMESPACE, auto_passthrough, passthrough, routes, servers, tcp};
+use crate::listener::{ConnectionMatch, FilterChain, Listener, ListenerOptions};
 use crate::route::Rewrite;
 use crate::server_name::Pattern;
-
-/// A Gateway's server, and the Gateway.
-pub(super) type OwnedServer<'a> = (&'a Object, &'a Server);
 
 /// Every listener, by address and port.
 pub(super) fn translate(world: &World<'_>, out: &mut Output) -> Vec<Listener> {
     let options = world.options;
-    let mut ports: BTreeMap<(IpAddr, u16), Vec<OwnedServer<'_>>> = BTreeMap::new();
-    for &(object, gateway) in &world.resources.gateways {
-        if is_selected(&gateway.selector, options) {
-            out.uses(object);
-            for server in &gateway.servers {
-                let ip = server.bind.unwrap_or(options.bind_address);
-                ports.entry((ip, server.port)).or_default().push((object, server));
-            }
-        }
-    }
-    let mut routes = passthrough::Routes::new(world, &ports, out);
+    let ports = servers::by_port(world, out);
+    let bound = routes::bound(world, &ports, out);
+    let mut passed = passthrough::Routes::new(&bound);
     let listeners = ports.iter().map(|((ip, port), servers)| {
         let name = format!("{ip}_{port}");
         let moved = options.bind.get(port).filter(|_| *ip == options.bind_address);
         let address = moved.copied().unwrap_or(SocketAddr::new(*ip, *port));
-        let is_auto = servers.iter().any(|(_, server)| server.auto);
-        let rewrites = if is_auto { rewrites(world, &name, *port, out) } else { Vec::new() };
+        if let [only @ (_, server)] = servers.as_slice()
+            && server.kind == ServerKind::Tcp
+        {
+            let filter_chains = tcp::chains(world, &bound, only, out);
+            let options = ListenerOptions { plain: true, ..ListenerOptions::default() };
+            return Listener { name, address, rewrites: Vec::new(), filter_chains, options };
+        }
+        let rewrites = rewrites(world, &name, *port, servers, out);
         let mut filter_chains = auto_passthrough::chains(world, servers, &rewrites, out);
-        for (object, chain) in routes.chains(world, servers, out) {
+        for (object, chain) in passed.chains(world, servers, out) {
             add(&mut filter_chains, chain, object, out);
         }
         Listener { name, address, rewrites, filter_chains, options: ListenerOptions::default() }
     });
     let listeners = listeners.collect();
-    routes.finish(out);
+    passed.finish(out);
     listeners
 }
 
@@ -51,9 +46,19 @@ fn is_selected(selector: &super::schema::Labels, options: &Options) -> bool {
     options.labels.is_empty() || selects(selector, &options.labels)
 }
 
-/// Those of the EnvoyFilters, in the order of their namespaces (the root's first) and names, or else the default.
-fn rewrites(world: &World<'_>, listener: &str, port: u16, out: &mut Output) -> Vec<Rewrite> {
+/// Those of the EnvoyFilters, in the order of their namespaces (the root's first) and names, or else the default. Only
+/// `AUTO_PASSTHROUGH` has any.
+fn rewrites(
+    world: &World<'_>,
+    listener: &str,
+    port: u16,
+    servers: &[OwnedServer<'_>],
+    out: &mut Output,
+) -> Vec<Rewrite> {
     let options = world.options;
+    if !servers.iter().any(|(_, server)| server.kind == ServerKind::AutoPassthrough) {
+        return Vec::new();
+    }
     let mut found = Vec::new();
     let mut namespaces = vec![ROOT_NAMESPACE];
     if options.namespace != ROOT_NAMESPACE {
@@ -74,15 +79,23 @@ fn rewrites(world: &World<'_>, listener: &str, port: u16, out: &mut Output) -> V
         }
     }
     found.dedup();
-    if found.is_empty() { options.rewrites.clone() } else { found }
+    match &options.rewrites {
+        _ if !found.is_empty() => found,
+        Some(rewrites) => rewrites.clone(),
+        None if world.networks.sees_own() => vec![Rewrite::global_to(&options.cluster_domain)],
+        None => Vec::new(),
+    }
 }
 
 /// Adds a chain, less the names that another chain of the listener already takes from the same clients.
 fn add(chains: &mut Vec<FilterChain>, mut chain: FilterChain, object: &Object, out: &mut Output) {
-    let protocols = chain.matches.application_protocols.clone();
+    let matches = chain.matches.clone();
     let taken = |name: &Pattern| {
         chains.iter().find(|other| {
-            other.matches.server_names.contains(name) && other.matches.application_protocols == protocols
+            let other = &other.matches;
+            other.server_names.contains(name)
+                && other.application_protocols == matches.application_protocols
+                && (other.connection == ConnectionMatch::default() || other.connection == matches.connection)
         })
     };
     let mut lost = Vec::new();

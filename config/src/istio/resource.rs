@@ -10,7 +10,7 @@ use super::envoy_filter::EnvoyFilter;
 use super::findings::{Findings, Origin};
 use super::gateway::Gateway;
 use super::gateway_api;
-use super::network::Namespace;
+use super::networks::Namespace;
 use super::schema::{self, Labels, Metadata, decode};
 use super::service::{EndpointSlice, Pod, Service};
 use super::service_entry::{ServiceEntry, Workload};

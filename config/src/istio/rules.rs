@@ -3,9 +3,10 @@
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
 
-use super::destination_rule::{DestinationRule, Policy, Subset};
+use super::destination_rule::{DestinationRule, Subset};
 use super::resource::Object;
 use super::schema::selects;
+use super::traffic_policy::Policy;
 use super::translation::Resources;
 use super::{Options, ROOT_NAMESPACE, full_host};
 use crate::server_name::Pattern;

@@ -6,6 +6,7 @@ use super::export::Export;
 use super::findings::Findings;
 use super::schema::{Labels, Metadata, core as schema};
 use super::service_entry::speaks_mesh_tls;
+use crate::cidr::Cidr;
 use crate::endpoint::Health;
 use crate::locality::Locality;
 use crate::server_name::ServerName;
@@ -25,7 +26,21 @@ pub(super) struct Service {
     pub(super) selector: Option<Labels>,
     /// It is another name for a host outside the cluster.
     pub(super) external_name: Option<ServerName>,
+    pub(super) addresses: Addresses,
     pub(super) exported: Export,
+}
+
+/// What a service's host resolves to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Addresses {
+    /// These.
+    Given(Vec<Cidr>),
+    /// Those of its endpoints (a headless Service).
+    OfEndpoints,
+    /// It is given none (a ServiceEntry).
+    Automatic,
+    /// That is not for us to say.
+    Unknown,
 }
 
 /// A port of a Service.
@@ -83,7 +98,39 @@ impl Service {
         });
         let exported = Export::of_service(&metadata.annotations, &metadata.namespace, findings);
         let selector = Some(schema.selector.clone()).filter(|selector| !selector.is_empty());
-        Self { ports, selector, external_name: external_name.flatten(), exported }
+        let addresses = Addresses::of_service(schema, findings);
+        Self { ports, selector, external_name: external_name.flatten(), addresses, exported }
+    }
+}
+
+impl Addresses {
+    fn of_service(schema: &schema::ServiceSpec, findings: &mut Findings) -> Self {
+        let first = Some(&schema.cluster_ip).filter(|address| !address.is_empty());
+        let all: Vec<_> = if schema.cluster_ips.is_empty() {
+            first.map(|address| ("spec.clusterIP".to_owned(), address)).into_iter().collect()
+        } else {
+            let all = schema.cluster_ips.iter().enumerate();
+            all.map(|(index, address)| (format!("spec.clusterIPs[{index}]"), address)).collect()
+        };
+        match all.as_slice() {
+            // One that comes from a file has none before Kubernetes has given it one.
+            [] => Self::Unknown,
+            [(_, address)] if *address == "None" => Self::OfEndpoints,
+            all => Self::Given(
+                all.iter().filter_map(|(field, address)| findings.take(field, address.parse())).collect(),
+            ),
+        }
+    }
+
+    /// Those of another definition of the same host come to these.
+    pub(super) fn join(&mut self, other: Self) {
+        match (self, other) {
+            (Self::Given(addresses), Self::Given(more)) => addresses.extend(more),
+            (addresses @ (Self::Automatic | Self::Unknown), more @ (Self::Given(_) | Self::OfEndpoints)) => {
+                *addresses = more;
+            }
+            _ => {}
+        }
     }
 }
 

@@ -5,11 +5,14 @@ use std::net::IpAddr;
 
 use super::export::Export;
 use super::findings::Findings;
+use super::networks;
 use super::schema::Labels;
 use super::schema::service_entry::{self as schema, Resolution};
 use super::service::Port;
+use crate::cidr::Cidr;
 use crate::locality::Locality;
 use crate::server_name::{Pattern, ServerName};
+use crate::spiffe::IdPattern;
 
 /// Says that a workload speaks mesh TLS, on whatever describes the workload.
 pub(super) const TLS_MODE: &str = "security.istio.io/tlsMode";
@@ -23,6 +26,10 @@ pub(super) fn speaks_mesh_tls(labels: &Labels) -> bool {
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct ServiceEntry {
     pub(super) hosts: Vec<Pattern>,
+    /// Where plain clients connect to.
+    pub(super) addresses: Vec<Cidr>,
+    /// Who its endpoints must be; none for anybody in the mesh.
+    pub(super) identities: Vec<IdPattern>,
     pub(super) ports: Vec<Port>,
     /// `MESH_EXTERNAL`: never exposed by itself.
     pub(super) external: bool,
@@ -41,7 +48,10 @@ pub(super) struct Workload {
     pub(super) labels: Labels,
     pub(super) locality: Locality,
     pub(super) weight: u32,
-    pub(super) mesh_tls: bool,
+    /// Empty where nothing is said.
+    pub(super) network: String,
+    /// Whether it speaks mesh TLS, where anything is said of that.
+    pub(super) mesh_tls: Option<bool>,
 }
 
 /// Where a workload is.
@@ -55,7 +65,7 @@ impl ServiceEntry {
     /// Checks a ServiceEntry of this namespace.
     pub(super) fn parse(schema: &schema::ServiceEntry, namespace: &str, findings: &mut Findings) -> Self {
         let hosts = parse_hosts(&schema.hosts, findings);
-        check_addresses(&schema.addresses, findings);
+        let addresses = parse_addresses(&schema.addresses, findings);
         let ports = parse_ports(&schema.ports, findings);
         let endpoints = schema.endpoints.iter().enumerate();
         let mut endpoints: Vec<Workload> = endpoints
@@ -78,6 +88,8 @@ impl ServiceEntry {
         }
         Self {
             hosts,
+            addresses,
+            identities: parse_identities(&schema.subject_alt_names, findings),
             ports,
             external: schema.location == schema::Location::MeshExternal,
             resolved: !matches!(schema.resolution, Resolution::None | Resolution::DynamicDns),
@@ -115,11 +127,6 @@ impl Workload {
         let weight = u32::try_from(schema.weight);
         let wrong = format!("{} is not a weight; give 1 or more", schema.weight);
         let weight = findings.take(&format!("{field}.weight"), weight.map_err(|_| wrong));
-        if !schema.network.is_empty() {
-            let message =
-                "the network is not used: every address is taken as one that the gateway reaches directly";
-            findings.notice(format!("{field}.network"), message);
-        }
         let mut parts = schema.locality.splitn(3, '/').map(str::to_owned);
         let mut part = || parts.next().unwrap_or_default();
         Some(Self {
@@ -127,10 +134,14 @@ impl Workload {
             ports,
             locality: Locality { region: part(), zone: part(), subzone: part() },
             weight: weight?.max(1),
+            network: match schema.network.as_str() {
+                "" => networks::of_labels(&schema.labels).to_owned(),
+                network => network.to_owned(),
+            },
             // istiod takes a workload that has an identity for one that has a sidecar.
             mesh_tls: match schema.labels.get(TLS_MODE) {
-                Some(_) => speaks_mesh_tls(&schema.labels),
-                None => !schema.service_account.is_empty(),
+                Some(_) => Some(speaks_mesh_tls(&schema.labels)),
+                None => (!schema.service_account.is_empty()).then_some(true),
             },
             labels: schema.labels.clone(),
         })
@@ -145,7 +156,8 @@ impl Workload {
             labels: Labels::new(),
             locality: Locality::default(),
             weight: 1,
-            mesh_tls: false,
+            network: String::new(),
+            mesh_tls: None,
         })
     }
 }
@@ -159,8 +171,11 @@ fn parse_hosts(hosts: &[String], findings: &mut Findings) -> Vec<Pattern> {
     let mut parsed = Vec::new();
     for (index, host) in hosts.iter().enumerate() {
         let field = format!("spec.hosts[{index}]");
-        let wrong =
-            |error| format!("{host:?} is not a host: {error}; give a name such as httpbin.bar.global");
+        let wrong = |error| {
+            let reason =
+                || format!("{host:?} is not a host: {error}; give a name such as httpbin.bar.global");
+            placeholder(host).unwrap_or_else(reason)
+        };
         match findings.take(&field, host.parse::<Pattern>().map_err(wrong)) {
             Some(Pattern::Any) => {
                 findings.refuse(field, "* is not a host; give a name, or a suffix such as *.global")
@@ -173,24 +188,25 @@ fn parse_hosts(hosts: &[String], findings: &mut Findings) -> Vec<Pattern> {
     parsed
 }
 
-/// The gateway routes by name and has no use for these, but a mistake here breaks the clients' side.
-fn check_addresses(addresses: &[String], findings: &mut Findings) {
-    for (index, address) in addresses.iter().enumerate() {
-        let (ip, bits) = match address.split_once('/') {
-            Some((ip, bits)) => (ip, Some(bits)),
-            None => (address.as_str(), None),
-        };
-        let is_good = ip.parse::<IpAddr>().is_ok_and(|ip| {
-            let most = if ip.is_ipv4() { 32 } else { 128 };
-            bits.is_none_or(|bits| bits.parse::<u8>().is_ok_and(|bits| bits <= most))
-        });
-        if !is_good {
-            let reason = format!(
-                "{address:?} is neither an IP address nor a CIDR; write it like 240.0.0.3 or 240.0.0.0/24"
-            );
-            findings.refuse(format!("spec.addresses[{index}]"), reason);
+/// What clients connect to: DNS gives it out, and sidecars find the service by it.
+fn parse_addresses(addresses: &[String], findings: &mut Findings) -> Vec<Cidr> {
+    let addresses = addresses.iter().enumerate();
+    addresses
+        .filter_map(|(index, address)| findings.take(&format!("spec.addresses[{index}]"), address.parse()))
+        .collect()
+}
+
+/// The identities among the alternative names: DNS names do not stand in the certificates of a mesh.
+fn parse_identities(names: &[String], findings: &mut Findings) -> Vec<IdPattern> {
+    let parse = |(index, name): (usize, &String)| {
+        let identity = name.parse().ok().filter(|_| name.starts_with("spiffe://"));
+        if identity.is_none() {
+            let message = "it is not looked for: mesh certificates hold identities such as spiffe://cluster.local/ns/bar/sa/httpbin";
+            findings.notice(format!("spec.subjectAltNames[{index}]"), message);
         }
-    }
+        identity
+    };
+    names.iter().enumerate().filter_map(parse).collect()
 }
 
 fn parse_ports(ports: &[schema::ServicePort], findings: &mut Findings) -> Vec<Port> {
@@ -255,6 +271,16 @@ fn check_resolution(schema: &schema::ServiceEntry, endpoints: &[Workload], findi
     }
 }
 
+/// What to do about a `${NAME}` that a shell should have replaced.
+fn placeholder(text: &str) -> Option<String> {
+    let (_, rest) = text.split_once("${")?;
+    let name = rest.split('}').next().unwrap_or_default();
+    Some(format!(
+        "${{{name}}} was not replaced: a shell does that, in an unquoted heredoc or by envsubst, once {name} is set; or \
+         write what is meant here yourself"
+    ))
+}
+
 fn parse_address(text: &str, field: &str, findings: &mut Findings) -> Option<Address> {
     if text.starts_with("unix://") {
         let reason =
@@ -264,6 +290,10 @@ fn parse_address(text: &str, field: &str, findings: &mut Findings) -> Option<Add
     }
     if let Ok(ip) = text.parse() {
         return Some(Address::Ip(ip));
+    }
+    if let Some(reason) = placeholder(text) {
+        findings.refuse(field, reason);
+        return None;
     }
     let wrong = |error| format!("{text:?} is neither an IP address nor a name: {error}; give one of them");
     findings.take(field, text.parse().map(Address::Name).map_err(wrong))
@@ -330,11 +360,35 @@ mod tests {
             );
             parse(&text).0.endpoints[0].mesh_tls
         };
-        assert!(endpoint("labels: {security.istio.io/tlsMode: istio}") && endpoint("serviceAccount: vm"));
-        assert!(
-            !endpoint("labels: {security.istio.io/tlsMode: disabled}, serviceAccount: vm")
-                && !endpoint("labels: {}")
+        assert_eq!(endpoint("labels: {security.istio.io/tlsMode: istio}"), Some(true));
+        assert_eq!(endpoint("serviceAccount: vm"), Some(true));
+        let disabled = "labels: {security.istio.io/tlsMode: disabled}, serviceAccount: vm";
+        assert_eq!((endpoint(disabled), endpoint("labels: {}")), (Some(false), None));
+    }
+
+    #[test]
+    fn a_network_is_given_or_a_label() {
+        let network = |rest: &str| {
+            let text = format!(
+                "hosts: [a.b]\nports: [{{number: 80}}]\nresolution: STATIC\nendpoints: [{{address: 1.2.3.4, {rest}}}]"
+            );
+            parse(&text).0.endpoints[0].network.clone()
+        };
+        let label = "labels: {topology.istio.io/network: b}";
+        assert_eq!(
+            [network("network: a"), network(label), network(&format!("network: a, {label}"))],
+            ["a", "b", "a"]
         );
+    }
+
+    #[test]
+    fn a_placeholder_that_was_not_replaced_is_told_by_its_name() {
+        let (_, findings) = parse(
+            "hosts: ['a.${NS}.b']\nports: [{number: 80}]\nresolution: DNS\nendpoints: [{address: '${CLUSTER_GW_ADDR}'}]",
+        );
+        let reasons: Vec<&str> = findings.refusals.iter().map(|(_, reason)| reason.as_str()).collect();
+        assert!(reasons[0].starts_with("${NS} was not replaced"), "{reasons:?}");
+        assert!(reasons[1].starts_with("${CLUSTER_GW_ADDR} was not replaced"), "{reasons:?}");
     }
 
     #[test]

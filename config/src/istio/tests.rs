@@ -1,3 +1,5 @@
+use std::sync::Arc;
+
 use super::*;
 use crate::endpoint::{Address, Health};
 use crate::snapshot::Snapshot;
@@ -94,7 +96,7 @@ fn a_host_that_exposes_nothing_is_told_of() {
 
 #[test]
 fn without_a_rewrite_there_are_no_aliases() {
-    let options = Options { rewrites: Vec::new(), ..Options::default() };
+    let options = Options { rewrites: Some(Vec::new()), ..Options::default() };
     let resources =
         vec![gateway("a", server(1, "AUTO_PASSTHROUGH", &["*.global"])), service("bar", "httpbin")];
     assert!(snapshot(resources, &options).listeners["0.0.0.0_1"].filter_chains.is_empty());
@@ -252,5 +254,6 @@ fn a_reset_forgets_what_is_not_listed_and_keeps_the_last_good_version_of_what_is
     assert_eq!(snapshot.listeners.keys().collect::<Vec<_>>(), ["0.0.0.0_1"]);
     assert_eq!(snapshot.rejections, rejections);
     index.delete("Gateway", "istio-system", "a");
-    assert_eq!(index.snapshot(&Options::default()), Snapshot::default());
+    let nothing = Snapshot { names: Some(Arc::default()), ..Snapshot::default() };
+    assert_eq!(index.snapshot(&Options::default()), nothing);
 }

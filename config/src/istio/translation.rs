@@ -4,16 +4,17 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::catalog::{Catalog, Member};
-use super::destination_rule::{DestinationRule, Policy};
+use super::destination_rule::DestinationRule;
 use super::envoy_filter::EnvoyFilter;
 use super::gateway::Gateway;
-use super::network::Namespace;
+use super::networks::{Namespace, Networks};
 use super::resource::{Object, Spec};
 use super::rules::Rules;
 use super::service::{EndpointSlice, Pod, Service};
 use super::service_entry::{ServiceEntry, Workload};
+use super::traffic_policy::Policy;
 use super::virtual_service::VirtualService;
-use super::{Options, listeners};
+use super::{Options, listeners, names, originate};
 use crate::cluster::{Cluster, LocalityEndpoints};
 use crate::endpoint::Endpoint;
 use crate::locality::Locality;
@@ -61,6 +62,7 @@ impl<'a> Resources<'a> {
 pub(super) struct World<'a> {
     pub(super) options: &'a Options,
     pub(super) resources: Resources<'a>,
+    pub(super) networks: Networks<'a>,
     pub(super) catalog: Catalog<'a>,
     pub(super) rules: Rules<'a>,
 }
@@ -112,6 +114,9 @@ impl Output {
             connect_timeout: pool.connect_timeout.unwrap_or(options.connect_timeout),
             keepalive: pool.keepalive,
             max_connections: pool.max_connections,
+            tls: policy.upstream_tls.clone(),
+            outlier_detection: policy.outliers.as_ref().map(|outliers| outliers.detection.clone()),
+            panic_threshold: policy.outliers.as_ref().map(|outliers| outliers.panic_threshold),
             localities: localities.collect(),
             ..Cluster::new(name, Vec::new())
         };
@@ -123,16 +128,22 @@ impl Output {
 pub(super) fn translate<'a>(objects: impl Iterator<Item = &'a Object>, options: &'a Options) -> Snapshot {
     let mut out = Output::default();
     let resources = Resources::new(objects);
-    let catalog = Catalog::new(&resources, &options.cluster_domain, &mut out);
+    let networks = Networks::new(&resources.namespaces, options);
+    let catalog = Catalog::new(&resources, options, &networks, &mut out);
     let rules = Rules::new(&resources, options);
-    let world = World { options, resources, catalog, rules };
-    let listeners = listeners::translate(&world, &mut out);
+    let world = World { options, resources, networks, catalog, rules };
+    let mut listeners = listeners::translate(&world, &mut out);
+    if let Some(how) = options.originate {
+        listeners.extend(originate::listeners(&world, how, &mut out));
+    }
+    let names = names::translate(&world, &mut out);
     Snapshot {
         listeners: listeners
             .into_iter()
             .map(|listener| (listener.name.clone(), Arc::new(listener)))
             .collect(),
-        clusters: out.clusters,
+        clusters: out.clusters.into(),
+        names: Some(Arc::new(names)),
         rejections: Vec::new(),
         notices: out.notices,
     }

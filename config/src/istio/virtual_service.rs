@@ -1,40 +1,51 @@
-//! VirtualService: where the names of a `PASSTHROUGH` server lead.
+//! VirtualService: where the names of a `PASSTHROUGH` server and the connections of a TCP server lead.
 
 use super::export::Export;
 use super::findings::Findings;
 use super::schema::virtual_service as schema;
+use crate::cidr::Cidr;
 use crate::server_name::Pattern;
 
 /// A VirtualService, checked.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct VirtualService {
+    /// Those of `hosts` that can be server names; for TCP there may be addresses, too.
+    pub(super) hosts: Vec<Pattern>,
     /// The Gateways that it is bound to, by namespace and name.
     pub(super) gateways: Vec<GatewayName>,
     pub(super) exported: Export,
-    pub(super) routes: Vec<TlsRoute>,
-    /// It has `http` or `tcp` routes, by field.
-    pub(super) other_routes: Vec<&'static str>,
+    /// By server name.
+    pub(super) tls: Vec<Route>,
+    /// By port alone.
+    pub(super) tcp: Vec<Route>,
+    pub(super) has_http: bool,
 }
 
 /// A Gateway's namespace and name.
 pub(super) type GatewayName = (String, String);
 
-/// One `tls` route.
+/// One `tls` or `tcp` route.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) struct TlsRoute {
-    pub(super) matches: Vec<TlsMatch>,
+pub(super) struct Route {
+    /// Never empty: a `tcp` route without a match has one that takes everything.
+    pub(super) matches: Vec<Match>,
     pub(super) destinations: Vec<Destination>,
 }
 
 /// One alternative of a route's `match`.
-#[derive(Debug, Clone, PartialEq)]
-pub(super) struct TlsMatch {
+#[derive(Debug, Clone, Default, PartialEq)]
+pub(super) struct Match {
     /// Its field path.
     pub(super) field: String,
+    /// Of `tls`; none for `tcp`.
     pub(super) names: Vec<Pattern>,
     pub(super) port: Option<u16>,
     /// Only for these Gateways; empty is all that the VirtualService is bound to.
     pub(super) gateways: Vec<GatewayName>,
+    /// The addresses that clients connect to; empty is any.
+    pub(super) destinations: Vec<Cidr>,
+    /// Theirs; empty is any.
+    pub(super) sources: Vec<Cidr>,
 }
 
 /// Where a share of a route's connections goes.
@@ -64,18 +75,22 @@ impl VirtualService {
                 Err(_) => {}
             }
         }
-        let routes = schema.tls.iter().enumerate();
-        let routes = routes
-            .map(|(index, route)| {
-                parse_route(route, &format!("spec.tls[{index}]"), namespace, &hosts, findings)
-            })
-            .collect();
-        let other = [("spec.http", !schema.http.is_empty()), ("spec.tcp", !schema.tcp.is_empty())];
+        let tls = schema.tls.iter().enumerate();
+        let tls = tls.map(|(index, route)| {
+            parse_tls(route, &format!("spec.tls[{index}]"), namespace, &hosts, findings)
+        });
+        let tls = tls.collect();
+        let tcp = schema.tcp.iter().enumerate();
+        let tcp =
+            tcp.map(|(index, route)| parse_tcp(route, &format!("spec.tcp[{index}]"), namespace, findings));
+        let tcp = tcp.collect();
         Self {
             gateways: gateway_names(&schema.gateways, namespace),
             exported: Export::parse(&schema.export_to, namespace, "spec.exportTo", findings),
-            routes,
-            other_routes: other.into_iter().filter(|(_, given)| *given).map(|(field, _)| field).collect(),
+            tls,
+            tcp,
+            has_http: !schema.http.is_empty(),
+            hosts,
         }
     }
 }
@@ -98,48 +113,81 @@ fn gateway_names(entries: &[String], namespace: &str) -> Vec<GatewayName> {
         .collect()
 }
 
-fn parse_route(
+fn parse_tls(
     route: &schema::TlsRoute,
     field: &str,
     namespace: &str,
     hosts: &[Pattern],
     findings: &mut Findings,
-) -> TlsRoute {
+) -> Route {
     if route.matches.is_empty() {
         findings.refuse(format!("{field}.match"), "a tls route needs a match; give it sniHosts");
     }
-    let matches = route.matches.iter().enumerate();
-    let matches = matches
-        .map(|(index, one)| parse_match(one, format!("{field}.match[{index}]"), namespace, hosts, findings))
-        .collect();
-    TlsRoute { matches, destinations: parse_destinations(&route.route, field, findings) }
+    let matches = route.matches.iter().enumerate().map(|(index, one)| {
+        let field = format!("{field}.match[{index}]");
+        // Apart from the names, a match says the same of TLS and of TCP.
+        let l4 = schema::L4Match {
+            destination_subnets: one.destination_subnets.clone(),
+            port: one.port,
+            source_subnet: one.source_subnet.clone(),
+            source_labels: one.source_labels.clone(),
+            gateways: one.gateways.clone(),
+            source_namespace: one.source_namespace.clone(),
+        };
+        let names = parse_names(&one.sni_hosts, &field, hosts, findings);
+        Match { names, ..parse_match(&l4, field, namespace, findings) }
+    });
+    let matches = matches.collect();
+    Route { matches, destinations: parse_destinations(&route.route, field, findings) }
 }
 
-fn parse_match(
-    schema: &schema::TlsMatch,
-    field: String,
-    namespace: &str,
-    hosts: &[Pattern],
-    findings: &mut Findings,
-) -> TlsMatch {
+fn parse_tcp(route: &schema::TcpRoute, field: &str, namespace: &str, findings: &mut Findings) -> Route {
+    let matches = route.matches.iter().enumerate();
+    let mut matches: Vec<Match> = matches
+        .map(|(index, one)| parse_match(one, format!("{field}.match[{index}]"), namespace, findings))
+        .collect();
+    if matches.is_empty() {
+        matches.push(Match { field: field.to_owned(), ..Match::default() });
+    }
+    Route { matches, destinations: parse_destinations(&route.route, field, findings) }
+}
+
+fn parse_match(schema: &schema::L4Match, field: String, namespace: &str, findings: &mut Findings) -> Match {
     // To ignore one of these would send connections along the route that its author kept off it.
     let narrowing = [
-        ("destinationSubnets", !schema.destination_subnets.is_empty()),
         ("sourceLabels", !schema.source_labels.is_empty()),
-        ("sourceSubnet", !schema.source_subnet.is_empty()),
         ("sourceNamespace", !schema.source_namespace.is_empty()),
     ];
     for (name, _) in narrowing.iter().filter(|(_, given)| *given) {
         let reason = format!(
-            "a match by {name} is not supported, and without it the route would take more; remove it"
+            "a match by {name} is not supported, because a gateway does not know its clients' workloads, and without it \
+             the route would take more; remove it"
         );
         findings.refuse(format!("{field}.{name}"), reason);
     }
-    if schema.sni_hosts.is_empty() {
+    let mut range = |field: String, text: &String| findings.take(&field, text.parse::<Cidr>());
+    let destinations = schema.destination_subnets.iter().enumerate();
+    let destinations = destinations
+        .filter_map(|(index, text)| range(format!("{field}.destinationSubnets[{index}]"), text))
+        .collect();
+    let source = Some(&schema.source_subnet).filter(|text| !text.is_empty());
+    let sources = source.and_then(|text| range(format!("{field}.sourceSubnet"), text)).into_iter().collect();
+    let port = schema.port.and_then(|port| findings.port(&format!("{field}.port"), port));
+    let gateways = gateway_names(&schema.gateways, namespace);
+    Match { names: Vec::new(), port, gateways, destinations, sources, field }
+}
+
+fn parse_names(
+    sni_hosts: &[String],
+    field: &str,
+    hosts: &[Pattern],
+    findings: &mut Findings,
+) -> Vec<Pattern> {
+    if sni_hosts.is_empty() {
         findings.refuse(format!("{field}.sniHosts"), "a tls match needs sniHosts; give at least one name");
     }
     let mut names = Vec::new();
-    for (index, text) in schema.sni_hosts.iter().enumerate() {
+    for (index, text) in sni_hosts.iter().enumerate() {
         let field = format!("{field}.sniHosts[{index}]");
         let wrong = |error| format!("{text:?} is not a server name: {error}; give a name, *.suffix or *");
         let Some(name) = findings.take(&field, text.parse::<Pattern>().map_err(wrong)) else { continue };
@@ -148,8 +196,7 @@ fn parse_match(
         }
         names.push(name);
     }
-    let port = schema.port.and_then(|port| findings.port(&format!("{field}.port"), port));
-    TlsMatch { names, port, gateways: gateway_names(&schema.gateways, namespace), field }
+    names
 }
 
 fn parse_destinations(
@@ -159,7 +206,7 @@ fn parse_destinations(
 ) -> Vec<Destination> {
     let field = format!("{field}.route");
     if route.is_empty() {
-        findings.refuse(&field, "a tls route needs a destination; give it a host");
+        findings.refuse(&field, "a route needs a destination; give it a host");
     }
     let mut destinations = Vec::new();
     for (index, entry) in route.iter().enumerate() {
@@ -216,11 +263,33 @@ mod tests {
     #[test]
     fn what_would_widen_the_route_is_refused() {
         let (_, findings) = parse(
-            "hosts: [a.b]\ntls: [{match: [{sniHosts: [a.b], sourceLabels: {x: y}, destinationSubnets: [10.0.0.0/8]}], \
-             route: [{destination: {host: a}}]}]",
+            "hosts: [a.b]\ntls: [{match: [{sniHosts: [a.b], sourceLabels: {x: y}}], route: [{destination: {host: a}}]}]\n\
+             tcp: [{match: [{sourceNamespace: x, destinationSubnets: [10.0.0.0/8, 1.2]}], route: [{destination: {host: a}}]}]",
         );
         let fields: Vec<&str> = findings.refusals.iter().map(|(field, _)| field.as_str()).collect();
-        assert_eq!(fields, ["spec.tls[0].match[0].destinationSubnets", "spec.tls[0].match[0].sourceLabels"]);
+        assert_eq!(
+            fields,
+            [
+                "spec.tls[0].match[0].sourceLabels",
+                "spec.tcp[0].match[0].sourceNamespace",
+                "spec.tcp[0].match[0].destinationSubnets[1]"
+            ]
+        );
+    }
+
+    #[test]
+    fn a_tcp_route_without_a_match_takes_everything() {
+        let (service, findings) = parse(
+            "hosts: [10.0.0.0/8]\ntcp: [{route: [{destination: {host: a}}]}, \
+             {match: [{port: 1, sourceSubnet: 10.1.2.3}], route: [{destination: {host: a}}]}]",
+        );
+        assert!(findings.refusals.is_empty(), "{findings:?}");
+        let [all, some] = service.tcp.as_slice() else { panic!("{service:?}") };
+        assert_eq!(all.matches, [Match { field: "spec.tcp[0]".into(), ..Match::default() }]);
+        assert_eq!(
+            (some.matches[0].port, some.matches[0].sources[0].to_string()),
+            (Some(1), "10.1.2.3/32".into())
+        );
     }
 
     #[test]
@@ -237,9 +306,6 @@ mod tests {
         let (service, findings) =
             parse("hosts: [a.b]\ntls: [{match: [{sniHosts: [a.b]}], route: [{destination: {host: A}}]}]");
         assert!(findings.refusals.is_empty());
-        assert_eq!(
-            (service.routes[0].destinations[0].weight, &*service.routes[0].destinations[0].host),
-            (1, "a")
-        );
+        assert_eq!((service.tls[0].destinations[0].weight, &*service.tls[0].destinations[0].host), (1, "a"));
     }
 }

@@ -92,6 +92,18 @@ fn settings_go_before_the_environment() {
 }
 
 #[test]
+fn networks_are_told_to_the_control_plane() {
+    let settings = bootstrap::Node {
+        network: "net2".into(),
+        network_view: vec!["net2".into(), "external".into()],
+        ..bootstrap::Node::default()
+    };
+    let metadata = made(POD, None, &settings).node.metadata;
+    assert_eq!(metadata["NETWORK"], "net2");
+    assert_eq!(metadata["REQUESTED_NETWORK_VIEW"], "net2,external");
+}
+
+#[test]
 fn labels_without_a_file_come_from_the_environment() {
     let pairs = [("ISTIO_METAJSON_LABELS", r#"{"istio": "ingressgateway"}"#)];
     let node = made(&pairs, None, &bootstrap::Node::default()).node;

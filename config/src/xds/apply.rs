@@ -7,11 +7,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::deadlines::Timer;
-use super::decode::Decoded;
+use super::decode::{self, Decoded};
 use super::journal::{Names, Push};
 use super::message::Update;
 use super::resources::{Context, Held, Intake, Kept};
-use super::{Client, Kind, Moment};
+use super::{Client, Kind, Moment, NAME_TABLE};
 use crate::listener::Listener;
 
 impl Client {
@@ -205,6 +205,24 @@ impl Client {
             push.removed.add(name);
             self.remove(kind, name, now, false);
         }
+        self.read_names(kind);
+    }
+
+    /// Puts into the snapshot what the name tables say, if it is something else now. An empty one before any other says
+    /// nothing: istiod gives a gateway an empty table whatever there is, and that no name exists would be a lie.
+    fn read_names(&mut self, kind: Kind) {
+        let Some(topic) = self.topics.get(kind.index()) else { return };
+        if topic.subscription.type_url != NAME_TABLE {
+            return;
+        }
+        let tables = topic.store.values().filter_map(|held| decode::names::decode(&held.body).ok());
+        let names = decode::names::joined(tables.map(|(names, _)| names));
+        let snapshot = &mut self.assembly.snapshot;
+        let says_something = snapshot.names.is_some() || !names.is_empty();
+        if says_something && snapshot.names.as_deref() != Some(&names) {
+            snapshot.names = Some(Arc::new(names));
+            self.assembly.changes.names = true;
+        }
     }
 
     /// Takes a resource out of what is accepted, because the control plane said so or because its time was over.
@@ -221,6 +239,7 @@ impl Client {
             (Kind::Extra(_), Some(_)) => {
                 let type_url = self.topics.get(kind.index()).map(|topic| &topic.subscription.type_url);
                 self.assembly.changes.extra.extend(type_url.map(|url| (url.clone(), name.to_owned())));
+                self.read_names(kind);
             }
             _ => {}
         }

@@ -11,6 +11,8 @@ pub struct Changes {
     pub clusters: BTreeSet<String>,
     /// Names of listeners.
     pub listeners: BTreeSet<String>,
+    /// What DNS says.
+    pub names: bool,
     /// Type URLs and names of resources that are only handed on.
     pub extra: BTreeSet<(String, String)>,
     /// The list of rejections or of notices is another one.

@@ -10,6 +10,7 @@ mod filters;
 mod health;
 mod listener;
 mod load_balancing;
+pub(super) mod names;
 mod rbac;
 #[cfg(test)]
 mod tests;

@@ -4,10 +4,10 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::Kind;
 use super::decode::{self, ClusterConfig, Decoded, Problem};
 use super::message::{Incoming, Update};
 use super::refused::Refusal;
+use super::{Kind, NAME_TABLE};
 use crate::listener::Listener;
 use crate::rejection::{Notice, Place, Rejection, ResourceName};
 
@@ -164,7 +164,12 @@ impl Context<'_> {
             return Vec::new();
         }
         let previous = held.map(|held| &held.kept);
-        match decode::decode(self.kind, name, &body.value, previous) {
+        let decoded = if self.type_url == NAME_TABLE {
+            decode::names::decode(&body.value).map(|(_, findings)| (Decoded::Bytes, findings))
+        } else {
+            decode::decode(self.kind, name, &body.value, previous)
+        };
+        match decoded {
             Ok((decoded, findings)) => {
                 let notices = findings.notices.into_iter().map(|problem| Notice {
                     place: self.place(name, problem.field),

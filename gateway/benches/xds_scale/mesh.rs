@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use eastgate::table::Table;
 use eastgate::upstream::cluster::Resolutions;
-use eastgate::upstream::resolve;
 use eastgate_config::xds::{CLUSTER, Client, ENDPOINTS, LISTENER, Moment, Node, Options, Response, Variant};
 use eastgate_proto::Message;
 use eastgate_proto::envoy::config::cluster::v3 as cluster;
@@ -26,6 +25,10 @@ pub(crate) const NAME: &str = "0.0.0.0_15443";
 pub(crate) struct Mesh {
     pub(crate) clusters: usize,
     pub(crate) endpoints: usize,
+    /// Where its listener is.
+    pub(crate) listen: u16,
+    /// The port of every pod. Their addresses are all on loopback, so that one origin there can be all of them.
+    pub(crate) pods: u16,
 }
 
 pub(crate) fn name(index: usize) -> String {
@@ -58,7 +61,7 @@ impl Mesh {
             }),
             lb_endpoints: (0..self.endpoints)
                 .filter(|number| number % zones.len() == zone)
-                .map(|number| pod(index, number, if number == 0 { generation } else { 0 }))
+                .map(|number| pod(index, number, if number == 0 { generation } else { 0 }, self.pods))
                 .collect(),
             load_balancing_weight: Some(pb::UInt32Value { value: (self.endpoints / 2) as u32 }),
             ..Default::default()
@@ -73,7 +76,7 @@ impl Mesh {
     fn listener(self) -> listener::Listener {
         listener::Listener {
             name: NAME.into(),
-            address: socket("0.0.0.0".into(), 15443),
+            address: socket("0.0.0.0".into(), self.listen.into()),
             filter_chains: (0..self.clusters).map(chain).collect(),
             ..Default::default()
         }
@@ -101,7 +104,7 @@ pub(crate) fn receive(client: &mut Client, bytes: Vec<u8>, now: Duration) {
 /// What the publisher does with a snapshot.
 pub(crate) fn publish(client: &Client, old: &Table) -> Table {
     let table = Table::build(Arc::new(client.snapshot().clone()), &Resolutions::new(), old);
-    std::hint::black_box(resolve::names(table.clusters()));
+    std::hint::black_box(table.dns_names());
     table
 }
 
@@ -160,13 +163,17 @@ fn cluster(index: usize) -> cluster::Cluster {
     }
 }
 
-fn pod(cluster: usize, number: usize, generation: usize) -> endpoint::LbEndpoint {
+fn pod(cluster: usize, number: usize, generation: usize, port: u16) -> endpoint::LbEndpoint {
     let of = cluster * 32 + number;
-    let address = format!("10.{}.{}.{}", of / 65536, of / 256 % 256, of % 256);
+    // Ten thousand clusters take 5 of the second number, so that generations do not meet. Of generations there are 13
+    // and the first, so that going round the mesh never comes to a cluster with the endpoints that it has.
+    let generation = if generation == 0 { 0 } else { 1 + generation % 13 };
+    let second = 8 + of / 65536 + 8 * generation;
+    let address = format!("127.{second}.{}.{}", of / 256 % 256, of % 256);
     let workload = format!("service-{cluster};namespace-{};service-{cluster};v1;cluster-1", cluster % 100);
     endpoint::LbEndpoint {
         host_identifier: Some(endpoint::lb_endpoint::HostIdentifier::Endpoint(endpoint::Endpoint {
-            address: socket(address, 8000 + (generation % 1000) as u32),
+            address: socket(address, port.into()),
             ..Default::default()
         })),
         health_status: core::HealthStatus::Healthy as i32,

@@ -65,7 +65,7 @@ impl Ports {
                 Err(error) => {
                     let text = format!("cannot listen on {address}: {error}");
                     if self.failed.insert(name.clone(), text.clone()) != Some(text) {
-                        tracing::error!(listener = name, %address, %error, "cannot listen; free the address, or set listen.ports");
+                        tracing::error!(listener = name, %address, %error, "cannot listen; {}", remedy(&error));
                     }
                 }
             }
@@ -112,6 +112,20 @@ pub(super) fn shared_sockets(wanted: SocketAddr, count: usize) -> io::Result<Vec
     let bound = first.local_addr()?;
     let others = (1..count).map(|_| socket(bound, Shares::Yes));
     std::iter::once(Ok(first)).chain(others).collect()
+}
+
+/// What to do about an address that cannot be bound.
+fn remedy(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::PermissionDenied => {
+            "ports below 1024 want CAP_NET_BIND_SERVICE: run with it (the systemd unit does), or set listen.ports"
+        }
+        io::ErrorKind::AddrNotAvailable => {
+            "the address is not this machine's: give it one (ip route add local ADDRESS dev lo), or have the firewall \
+             redirect (vm run --redirect)"
+        }
+        _ => "free the address, or set listen.ports",
+    }
 }
 
 #[derive(PartialEq)]

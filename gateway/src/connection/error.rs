@@ -3,7 +3,7 @@
 use crate::client_hello::{Alert, Refusal};
 use crate::inspect;
 use crate::relay::{self, Side};
-use crate::{table, upstream};
+use crate::{table, tls, upstream};
 
 /// Why a connection did not end in the ordinary way.
 #[derive(Debug, thiserror::Error)]
@@ -34,6 +34,9 @@ pub enum Error {
     /// The client left before an endpoint had taken the connection.
     #[error("the client left while an endpoint was sought")]
     ClientLeft,
+    /// The gateway's own TLS session with a side did not come about.
+    #[error(transparent)]
+    Tls(#[from] tls::Error),
     /// It broke while bytes were relayed.
     #[error(transparent)]
     Relay(#[from] relay::Error),
@@ -75,6 +78,13 @@ impl Error {
             Self::Upstream(upstream::Error::NoEndpoint(_)) => "UH",
             Self::Upstream(upstream::Error::Overflow { .. }) => "UO",
             Self::Upstream(upstream::Error::Connect { .. }) => "UF",
+            Self::Tls(tls::Error::Stranger { side: Side::Client, .. }) => "UAEX",
+            Self::Tls(
+                tls::Error::Handshake { side: Side::Client, .. }
+                | tls::Error::TimedOut(Side::Client)
+                | tls::Error::Nobody(Side::Client),
+            ) => "DPE",
+            Self::Tls(_) => "UF",
             Self::Relay(relay::Error::Broken { side: Side::Client, .. }) => "DC",
             Self::Relay(relay::Error::Broken { side: Side::Upstream, .. }) => "UC",
             Self::Relay(relay::Error::Idle(_)) => "SI",
@@ -92,7 +102,15 @@ impl Error {
             | Self::Pending(_)
             | Self::TooFast
             | Self::TooMany { .. }
+            | Self::Tls(tls::Error::NoCredentials | tls::Error::NoName)
             | Self::Relay(relay::Error::Expired(_)) => Fault::Gateway,
+            Self::Tls(
+                tls::Error::Handshake { side: Side::Upstream, .. }
+                | tls::Error::TimedOut(Side::Upstream)
+                | tls::Error::Nobody(Side::Upstream)
+                | tls::Error::Stranger { side: Side::Upstream, .. },
+            ) => Fault::Upstream,
+            Self::Tls(_) => Fault::Client,
             Self::Beginning(_) | Self::Route(_) | Self::ClientLeft | Self::Relay(_) => Fault::Client,
         }
     }
@@ -103,6 +121,7 @@ impl Error {
             // Nobody is there, or it is no TLS yet, or an endpoint speaks already.
             Self::Beginning(inspect::Error::Hello(Refusal::ClosedUnused) | inspect::Error::Proxy(_))
             | Self::ClientLeft
+            | Self::Tls(_)
             | Self::Relay(_) => None,
             Self::Beginning(inspect::Error::Hello(refusal)) => Some(refusal.alert()),
             Self::Route(table::Error::NoChain { .. } | table::Error::NoListener) => {

@@ -111,8 +111,8 @@ pub(super) async fn pump(relay: &Relay<'_>, sender: Side) -> Result<(), Error> {
     loop {
         match turn {
             Ok(Turn::Moved(bytes)) => {
+                relay.meter.note_engine(choice.splicing);
                 choice.moved(bytes);
-                relay.meter.spliced.set(relay.meter.spliced.get() | choice.splicing);
                 // Others on this thread get their turn before a sender that never pauses.
                 tokio::task::consume_budget().await;
             }
@@ -122,9 +122,11 @@ pub(super) async fn pump(relay: &Relay<'_>, sender: Side) -> Result<(), Error> {
                     .await
                     .map_err(|error| Failed::Read(error).of(sender))?;
             }
+            Ok(Turn::End) if relay.broken.get() => return Ok(()),
             Ok(Turn::End) => break,
             // Boxed, so that connections that do not wait for their receiver need no room for it.
             Ok(Turn::Left(rest)) => {
+                relay.meter.note_engine(choice.splicing);
                 Box::pin(write_out(rest, from, to, moved)).await.map_err(|failed| failed.of(sender))?;
             }
             Ok(Turn::Refused) => choice.refused(),

@@ -8,6 +8,7 @@ use std::cell::{Cell, RefCell};
 use std::io::{self, ErrorKind};
 use std::os::fd::OwnedFd;
 
+use eastgate_config::bootstrap::DEFAULT_MAX_PIPES;
 use rustix::pipe::{PipeFlags, SpliceFlags, fcntl_setpipe_size, pipe_with, splice};
 use tokio::io::Interest;
 use tokio::net::TcpStream;
@@ -17,12 +18,17 @@ use super::pump::{Failed, Rest, Turn};
 /// What a pipe holds. An unprivileged user has 64 MiB in all his pipes (`pipe-user-pages-soft`); past that, new ones
 /// have a page or two, which is worse than copying.
 const CAPACITY: usize = 256 * 1024;
-/// Pipes that a thread has at most, those with a stalled receiver included: 16 MiB.
-const MOST: usize = 64;
 
 thread_local! {
+    /// Pipes that the thread has at most, those with a stalled receiver included.
+    static MOST: Cell<usize> = const { Cell::new(DEFAULT_MAX_PIPES) };
     static FREE: RefCell<Vec<Ends>> = const { RefCell::new(Vec::new()) };
     static ALIVE: Cell<usize> = const { Cell::new(0) };
+}
+
+/// From now on this thread makes no pipe beyond so many; what cannot have one is copied.
+pub fn limit_pipes(most: usize) {
+    MOST.set(most);
 }
 
 #[derive(Debug)]
@@ -45,7 +51,7 @@ impl Pipe {
         if let Some(ends) = FREE.with_borrow_mut(Vec::pop) {
             return Some(Self { ends: Some(ends), filled: 0 });
         }
-        if ALIVE.get() >= MOST {
+        if ALIVE.get() >= MOST.get() {
             return None;
         }
         let (read, write) = pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK).ok()?;

@@ -2,6 +2,8 @@ use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener as StdListener, TcpStream as StdStream};
 use std::thread::JoinHandle;
 
+use eastgate_config::bootstrap::DEFAULT_MAX_PIPES;
+
 use super::*;
 
 /// A relay between two real socket pairs, on a thread of its own; the test holds the outer ends.
@@ -32,32 +34,46 @@ fn relayed(idle: Duration) -> Relayed {
 fn relayed_with(patience: Patience) -> Relayed {
     let (client, client_inner) = pair();
     let (upstream, upstream_inner) = pair();
-    let relay = std::thread::spawn(move || {
+    Relayed {
+        client,
+        upstream,
+        relay: relay_between(client_inner, upstream_inner, patience, DEFAULT_MAX_PIPES),
+    }
+}
+
+fn relay_between(
+    client: StdStream,
+    upstream: StdStream,
+    patience: Patience,
+    pipes: usize,
+) -> JoinHandle<Outcome> {
+    std::thread::spawn(move || {
+        limit_pipes(pipes);
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async {
-            let inner = [client_inner, upstream_inner].map(|stream| {
+            let inner = [client, upstream].map(|stream| {
                 stream.set_nonblocking(true).unwrap();
                 TcpStream::from_std(stream).unwrap()
             });
             let totals = [const { AtomicU64::new(0) }; 2];
             let totals = (&totals[0], &totals[1]);
-            let relay = Relay::new((&inner[0], &inner[1]), Vec::new(), totals, patience);
-            let result = relay.run().await;
-            let engine = relay.meter().engine();
-            let counted = (relay.meter().to_upstream.get(), relay.meter().to_client.get());
-            drop(relay);
+            let meter = Meter::new(totals);
+            let result = Relay::new((&inner[0], &inner[1]), Vec::new(), &meter, patience).run().await;
+            let engine = meter.engine();
+            let counted = (meter.to_upstream.get(), meter.to_client.get());
+            drop(meter);
             let published = (totals.0.load(Relaxed), totals.1.load(Relaxed));
             assert_eq!(published, counted);
             Outcome { result, to_upstream: counted.0, to_client: counted.1, engine }
         })
-    });
-    Relayed { client, upstream, relay }
+    })
 }
 
 const KEEPALIVE: Keepalive =
     Keepalive { time: Duration::from_secs(60), interval: Duration::from_secs(10), probes: 6 };
 
 const LONG: Duration = Duration::from_secs(3600);
+const LONG_PATIENCE: Patience = Patience { idle: LONG, age: None, keepalive: KEEPALIVE };
 
 fn pattern(length: usize) -> Vec<u8> {
     (0..length).map(|index| (index.wrapping_mul(2_654_435_761) >> 11) as u8).collect()
@@ -150,6 +166,21 @@ fn a_reset_is_answered_with_a_reset_either_way() {
     reset_socket(upstream);
     assert_reset(client);
     assert!(matches!(relay.join().unwrap().result, Err(Error::Broken { side: Side::Upstream, .. })));
+}
+
+/// The kernel tells of a reset once, and it may be a write to the client that is told: a read finds an end then.
+#[test]
+fn a_reset_that_a_write_has_seen_is_no_fin_for_the_endpoint() {
+    // Which direction goes first is chance.
+    for _ in 0..40 {
+        let (client, client_inner) = pair();
+        let (mut upstream, upstream_inner) = pair();
+        upstream.write_all(b"under way").unwrap();
+        reset_socket(client);
+        let relay = relay_between(client_inner, upstream_inner, LONG_PATIENCE, DEFAULT_MAX_PIPES);
+        assert_reset(upstream);
+        assert!(matches!(relay.join().unwrap().result, Err(Error::Broken { side: Side::Client, .. })));
+    }
 }
 
 #[test]
@@ -249,4 +280,21 @@ fn switching_engines_loses_nothing() {
     drop((writing.join().unwrap(), upstream));
     let relay = relay.join().unwrap();
     assert_eq!((relay.engine, relay.to_upstream), ("splice", sent.len() as u64));
+}
+
+#[test]
+fn without_pipes_bulk_is_copied() {
+    let (mut client, client_inner) = pair();
+    let (mut upstream, upstream_inner) = pair();
+    let relay = relay_between(client_inner, upstream_inner, LONG_PATIENCE, 0);
+    let sent = pattern(4 << 20);
+    let reading = std::thread::spawn(move || {
+        let mut got = Vec::new();
+        upstream.read_to_end(&mut got).unwrap();
+        got
+    });
+    client.write_all(&sent).unwrap();
+    client.shutdown(Shutdown::Write).unwrap();
+    assert!(reading.join().unwrap() == sent);
+    assert_eq!(relay.join().unwrap().engine, "copy");
 }

@@ -19,7 +19,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use eastgate_config::bootstrap::Settings;
-use eastgate_config::bootstrap::xds::Xds;
+use eastgate_config::bootstrap::xds::{Address, Xds};
 use eastgate_config::node::Identity;
 use eastgate_config::snapshot::Snapshot;
 use tokio::sync::{mpsc, watch};
@@ -29,6 +29,7 @@ use crate::control_plane::Commands;
 use crate::metrics;
 use crate::readiness::Readiness;
 use certificate::ClientCertificate;
+pub(in crate::source) use certificate::KeyAndChain;
 use csr::Issued;
 use driver::{Driver, Parts};
 use kept::Kept;
@@ -36,6 +37,8 @@ use stream::Planes;
 use transport::Transport;
 
 pub use identity::identity;
+pub(in crate::source) use identity::own_address;
+pub(in crate::source) use transport::with_causes;
 
 /// Responses that wait for the driver: one is being read while another is applied.
 const QUEUE: usize = 1;
@@ -156,18 +159,57 @@ async fn client_certificate(
         Some(file) => kept_certificate(file.clone(), metrics).await,
         None => None,
     };
-    let (sender, issued) = watch::channel(known.as_ref().map(|known| Arc::new(known.certificate.clone())));
-    let certificate = ClientCertificate::Issued(issued);
-    let ca = csr::Ca {
+    let first = known.as_ref().map(|known| Arc::new(known.certificate.clone()));
+    let wanted = Wanted {
         address: address.clone(),
-        transport: Transport::new(settings, certificate.clone(), &identity.cluster_id),
-        spiffe: identity.spiffe.clone(),
-        lifetime: xds.certificate_lifetime,
+        spiffe: &identity.spiffe,
+        cluster_id: &identity.cluster_id,
+        kept: file.map(|file| (file, known)),
+    };
+    ClientCertificate::Issued(issued(tasks, settings, wanted, first, metrics))
+}
+
+/// A certificate that is wanted of the mesh's CA.
+#[derive(Debug)]
+pub(in crate::source) struct Wanted<'a> {
+    /// Where the CA is.
+    pub(in crate::source) address: Address,
+    /// The identity.
+    pub(in crate::source) spiffe: &'a str,
+    /// The cluster of whoever asks.
+    pub(in crate::source) cluster_id: &'a str,
+    /// Where it is kept, and the one that was there.
+    kept: Option<(Kept, Option<Issued>)>,
+}
+
+impl<'a> Wanted<'a> {
+    /// One that ends with the process.
+    pub(in crate::source) fn new(address: Address, spiffe: &'a str, cluster_id: &'a str) -> Self {
+        Self { address, spiffe, cluster_id, kept: None }
+    }
+}
+
+/// Has the mesh's CA issue a certificate, and keeps it valid. The CA is shown `first` until there is one of its own.
+pub(in crate::source) fn issued(
+    tasks: &mut JoinSet<()>,
+    settings: &Settings,
+    wanted: Wanted<'_>,
+    first: Option<Arc<KeyAndChain>>,
+    metrics: &metrics::Xds,
+) -> watch::Receiver<Option<Arc<KeyAndChain>>> {
+    let (file, known) = wanted.kept.map_or((None, None), |(file, known)| (Some(file), known));
+    let (sender, issued) = watch::channel(first);
+    let shown = ClientCertificate::Issued(issued.clone());
+    let ca = csr::Ca {
+        address: wanted.address,
+        transport: Transport::new(settings, shown, wanted.cluster_id),
+        spiffe: wanted.spiffe.into(),
+        lifetime: settings.xds.certificate_lifetime,
         file,
         metrics: metrics.clone(),
     };
     tasks.spawn(ca.keep(sender, known));
-    certificate
+    issued
 }
 
 async fn kept_certificate(file: Kept, metrics: &metrics::Xds) -> Option<Issued> {

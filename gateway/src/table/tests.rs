@@ -1,8 +1,10 @@
 use eastgate_config::cidr::Cidr;
 use eastgate_config::cluster;
+use eastgate_config::endpoint::{self, Endpoint};
 use eastgate_config::listener::{ChainMatch, ConnectionLimit, ConnectionMatch, FilterChain, Transport};
 use eastgate_config::rbac::{Action, Permission, Policy, Principal, Rbac};
 use eastgate_config::route::{ByServerName, Rewrite, Route, WeightedCluster};
+use proptest::prelude::*;
 
 use super::*;
 
@@ -144,6 +146,61 @@ fn what_did_not_change_is_the_same_in_the_next_table() {
     assert!(Arc::ptr_eq(&one.listeners["l"], &two.listeners["l"]));
     assert!(Arc::ptr_eq(&one.clusters["a"], &two.clusters["a"]));
     assert_eq!(two.version, one.version + 1);
+}
+
+/// A cluster of one endpoint, which the highest number gives by its DNS name.
+fn numbered(name: &str, number: u16) -> Arc<cluster::Cluster> {
+    let address = match number {
+        3 => endpoint::Address::Dns { host: "d.example".into(), port: 1 },
+        port => endpoint::Address::Socket(([10, 0, 0, 1], port).into()),
+    };
+    Arc::new(cluster::Cluster::new(name, vec![Endpoint::new(address)]))
+}
+
+fn addresses(table: &Table) -> std::collections::BTreeMap<&str, Vec<std::net::SocketAddr>> {
+    let shown = table.clusters.iter().map(|(name, cluster)| {
+        assert_eq!(*name, cluster.config.name);
+        (name.as_str(), cluster.endpoints.iter().map(|endpoint| endpoint.address).collect())
+    });
+    shown.collect()
+}
+
+type Edit = (u32, Option<u16>);
+
+fn edits() -> impl Strategy<Value = Vec<Edit>> {
+    proptest::collection::vec((0_u32..200, proptest::option::weighted(0.7, 0_u16..4)), 0..60)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    #[test]
+    fn a_table_is_what_its_snapshot_says_whatever_the_one_before_was(
+        steps in proptest::collection::vec((edits(), any::<bool>(), 1_u8..4), 1..12),
+    ) {
+        let mut clusters = imbl::OrdMap::new();
+        let mut old = Table::default();
+        for (edits, afresh, answer) in steps {
+            for (number, content) in edits {
+                let name = format!("c{number}");
+                match content {
+                    Some(content) => clusters.insert(name.clone(), numbered(&name, content)),
+                    None => clusters.remove(&name),
+                };
+            }
+            if afresh {
+                // As from a source that shares nothing from one snapshot to the next.
+                clusters = clusters.into_iter().map(|(name, cluster)| (name, Arc::new((*cluster).clone()))).collect();
+            }
+            let resolved = [("d.example".to_owned(), vec![[10, 0, 1, answer].into()])].into();
+            let snapshot = Arc::new(Snapshot { clusters: clusters.clone(), ..Default::default() });
+            let next = Table::build(Arc::clone(&snapshot), &resolved, &old);
+            let whole = Table::build(snapshot, &resolved, &Table::default());
+            prop_assert_eq!(addresses(&next), addresses(&whole));
+            prop_assert_eq!(next.dns_names(), whole.dns_names());
+            old = next;
+        }
+    }
 }
 
 #[test]

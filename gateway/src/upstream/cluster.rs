@@ -110,10 +110,14 @@ impl Cluster {
         Arc::new(Self { config: Arc::clone(config), endpoints, balancer, stats, has_names })
     }
 
-    /// The DNS names that endpoints are given by. A cluster without any is not searched for them: there are many such.
-    pub(super) fn names(&self) -> impl Iterator<Item = &str> {
-        let endpoints = self.has_names.then(|| self.config.endpoints());
-        endpoints.into_iter().flatten().filter_map(|endpoint| match &endpoint.address {
+    /// Is there an endpoint that is given by a DNS name?
+    pub fn has_names(&self) -> bool {
+        self.has_names
+    }
+
+    /// The DNS names that endpoints are given by.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.config.endpoints().filter_map(|endpoint| match &endpoint.address {
             Address::Dns { host, .. } => Some(host.as_str()),
             Address::Socket(_) => None,
         })

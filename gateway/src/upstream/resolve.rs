@@ -2,7 +2,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
-use std::sync::Arc;
 use std::time::Duration;
 
 use hickory_resolver::TokioResolver;
@@ -10,18 +9,13 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
-use super::cluster::{Cluster, Resolutions};
+use super::cluster::Resolutions;
 
 /// A record's time to live is taken within these bounds: neither a storm of look-ups nor an address kept for a day.
 const SHORTEST: Duration = Duration::from_secs(5);
 const LONGEST: Duration = Duration::from_secs(300);
 /// After a failed look-up, the last answer stays in use and this passes before the next.
 const AFTER_FAILURE: Duration = Duration::from_secs(5);
-
-/// Every DNS name that an endpoint of these clusters is given by.
-pub fn names<'a>(clusters: impl Iterator<Item = &'a Arc<Cluster>>) -> BTreeSet<String> {
-    clusters.flat_map(|cluster| cluster.names()).map(str::to_owned).collect()
-}
 
 /// Keeps `resolved` in step with `wanted` until either end is dropped.
 pub async fn run(

@@ -15,7 +15,7 @@ use std::path::Path;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex};
 
-use eastgate_config::xds::{CLUSTER, ENDPOINTS, LISTENER};
+use eastgate_config::xds::{CLUSTER, ENDPOINTS, LISTENER, NAME_TABLE};
 use eastgate_proto::envoy::service::discovery::v3 as discovery;
 use eastgate_proto::google::protobuf as pb;
 use tokio::net::{TcpListener, UnixListener};
@@ -31,7 +31,7 @@ use discovery::aggregated_discovery_service_server as ads;
 
 use crate::resources::{Ca, Resources};
 
-const TYPES: [&str; 3] = [CLUSTER, ENDPOINTS, LISTENER];
+const TYPES: [&str; 4] = [CLUSTER, ENDPOINTS, LISTENER, NAME_TABLE];
 
 /// What the control plane says.
 #[derive(Debug, Clone, Default)]

@@ -16,7 +16,7 @@ use std::pin::Pin;
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
 
-use eastgate_config::xds::{CLUSTER, ENDPOINTS, LISTENER};
+use eastgate_config::xds::{CLUSTER, ENDPOINTS, LISTENER, NAME_TABLE};
 use eastgate_proto::Message;
 use eastgate_proto::envoy::config::cluster::v3 as cluster;
 use eastgate_proto::envoy::config::core::v3 as core;
@@ -24,7 +24,7 @@ use eastgate_proto::envoy::config::endpoint::v3 as endpoint;
 use eastgate_proto::envoy::config::listener::v3 as listener;
 use eastgate_proto::envoy::extensions::filters::network::tcp_proxy::v3::{TcpProxy, tcp_proxy};
 use eastgate_proto::google::protobuf as pb;
-use eastgate_proto::istio::{IstioCertificateRequest, IstioCertificateResponse};
+use eastgate_proto::istio::{IstioCertificateRequest, IstioCertificateResponse, NameInfo, NameTable};
 use serde_json::{Value, json};
 use tonic::codegen::http;
 use tonic::{Request, Response, Status};
@@ -35,6 +35,8 @@ pub struct Resources {
     pub clusters: BTreeMap<String, pb::Any>,
     pub endpoints: BTreeMap<String, pb::Any>,
     pub listeners: BTreeMap<String, pb::Any>,
+    /// What DNS says: at most one, without a name.
+    pub names: BTreeMap<String, pb::Any>,
 }
 
 impl Resources {
@@ -62,6 +64,7 @@ impl Resources {
             CLUSTER => &self.clusters,
             ENDPOINTS => &self.endpoints,
             LISTENER => &self.listeners,
+            NAME_TABLE => &self.names,
             other => panic!("{other} was asked for"),
         }
     }
@@ -72,6 +75,13 @@ impl Resources {
             .flat_map(|map| map.values().cloned())
             .collect()
     }
+}
+
+/// A host and its address for DNS, as istiod says it.
+pub fn name_table(host: &str, address: &str) -> BTreeMap<String, pb::Any> {
+    let info = NameInfo { ips: vec![address.into()], ..Default::default() };
+    let table = NameTable { table: BTreeMap::from([(host.into(), info)]) };
+    BTreeMap::from([(String::new(), any(NAME_TABLE, &table))])
 }
 
 fn any(type_url: &str, message: &impl Message) -> pb::Any {

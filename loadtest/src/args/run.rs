@@ -76,12 +76,27 @@ pub(crate) enum ScenarioArguments {
         /// How many at once
         #[arg(long, default_value_t = 1)]
         tunnels: usize,
+        /// Then again, beside so many that do nothing
+        #[arg(long, default_value_t = 0)]
+        idle: usize,
     },
     /// Hold tunnels that do nothing; with --proxy-pid, weigh them
     IdleSoak {
         /// How many
         #[arg(long, default_value_t = 8000)]
         tunnels: usize,
+    },
+    /// Random pieces both ways with a SHA-256 at both ends; tunnels end by FIN or reset
+    Integrity {
+        /// Until so many have arrived as they were sent
+        #[arg(long, default_value_t = 1 << 30)]
+        bytes: u64,
+        /// How many tunnels at a time
+        #[arg(long, default_value_t = 16)]
+        concurrency: usize,
+        /// The number of the first tunnel's plan; a failure names its own
+        #[arg(long, default_value_t = 1)]
+        first: u64,
     },
     /// Connections for many server names, of which few are asked for often
     Mixed {

@@ -1,14 +1,19 @@
 //! The origin: it skips the hello, reads the order, and does it.
 
+use std::collections::HashMap;
 use std::io;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use rustix::net::{RecvFlags, recv};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, Interest};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
 use tokio::task::{JoinHandle, JoinSet};
+use tokio::time::timeout;
 
+use super::exchange::{End, Plan, Verdict};
 use super::{ORDER, Order};
 use crate::hello::{RECORD_HEADER, record_length};
 
@@ -17,6 +22,8 @@ pub(super) const CHUNK: &[u8] = &[0x5a; 128 * 1024];
 /// How much a bulk receiver throws away at once.
 const DISCARD: usize = 1024 * 1024;
 const ECHO_BUFFER: usize = 4 * 1024;
+/// How long the end of an exchange is waited for.
+const PATIENCE: Duration = Duration::from_secs(60);
 /// How long to wait after a failed accept: mostly descriptors ran out, and trying at once would burn the load's core.
 const ACCEPT_BACK_OFF: Duration = Duration::from_millis(50);
 
@@ -53,11 +60,13 @@ impl Drop for LoadOrigin {
 async fn accept(listener: TcpListener) {
     // Dropping the set ends the connections with the origin.
     let mut connections = JoinSet::new();
+    let verdicts = Verdicts::default();
     loop {
         match listener.accept().await {
             Ok((stream, _)) => {
+                let verdicts = Arc::clone(&verdicts);
                 // What a connection ends with is its client's business.
-                connections.spawn(async { drop(serve(stream).await) });
+                connections.spawn(async move { drop(serve(stream, &verdicts).await) });
             }
             Err(_) => tokio::time::sleep(ACCEPT_BACK_OFF).await,
         }
@@ -65,7 +74,10 @@ async fn accept(listener: TcpListener) {
     }
 }
 
-async fn serve(mut stream: TcpStream) -> io::Result<()> {
+/// What came of exchanges, by seed, until somebody asks.
+type Verdicts = Arc<watch::Sender<HashMap<u64, Verdict>>>;
+
+async fn serve(mut stream: TcpStream, verdicts: &Verdicts) -> io::Result<()> {
     stream.set_nodelay(true)?;
     // Whoever closes last leaves no TIME_WAIT, which at 20,000 connections a second would use up the ports.
     stream.set_zero_linger()?;
@@ -89,6 +101,29 @@ async fn serve(mut stream: TcpStream) -> io::Result<()> {
             socket2::SockRef::from(&stream).set_linger(None)?;
             send(&mut stream, length).await
         }
+        Order::Exchange(seed) => {
+            socket2::SockRef::from(&stream).set_linger(None)?;
+            let verdict = Plan::new(seed).run(stream, End::Origin, &buffer[rest..filled]).await;
+            verdicts.send_modify(|verdicts| drop(verdicts.insert(seed, verdict)));
+            Ok(())
+        }
+        Order::Verdict(seed) => {
+            socket2::SockRef::from(&stream).set_linger(None)?;
+            stream.write_all(verdict(verdicts, seed).await.as_bytes()).await
+        }
+    }
+}
+
+/// Waits for what came of an exchange, because its client may have been done first.
+async fn verdict(verdicts: &Verdicts, seed: u64) -> String {
+    let mut changes = verdicts.subscribe();
+    let known = changes.wait_for(|verdicts| verdicts.contains_key(&seed));
+    match timeout(PATIENCE, known).await.map(|known| known.map(|verdicts| verdicts.get(&seed).cloned())) {
+        Ok(Ok(Some(verdict))) => {
+            verdicts.send_if_modified(|verdicts| verdicts.remove(&seed).is_none());
+            verdict.map_or_else(|error| error, |bytes| format!("ok {bytes}"))
+        }
+        _ => "the origin's part has not ended".into(),
     }
 }
 

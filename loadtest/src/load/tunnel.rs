@@ -8,6 +8,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use super::Order;
+use super::exchange::{End, Plan, Verdict};
 use super::origin::{CHUNK, discard, send};
 use crate::hello::{BadName, hello};
 
@@ -111,6 +112,17 @@ impl Tunnel {
         Ok(self.stream.write(CHUNK).await? as u64)
     }
 
+    /// Does the client's part of a plan, and says how many bytes came as they should, or what did not.
+    ///
+    /// # Errors
+    /// What did not.
+    pub async fn exchange(self, plan: Plan) -> Verdict {
+        // A reset is for the plan to order; what is on its way at the end must arrive.
+        let lingering = socket2::SockRef::from(&self.stream).set_linger(None);
+        lingering.map_err(|error| error.to_string())?;
+        plan.run(self.stream, End::Client, &[]).await
+    }
+
     /// Sends so many bytes, half-closes, and returns how many the origin says it got.
     ///
     /// # Errors
@@ -121,5 +133,20 @@ impl Tunnel {
         }
         self.stream.shutdown().await?;
         self.stream.read_u64().await
+    }
+}
+
+/// Asks the origin what came of its part of the plan with this seed.
+///
+/// # Errors
+/// What did not come as it should, or that it could not be asked.
+pub async fn verdict(target: &Target, seed: u64) -> Verdict {
+    let unasked = |error: io::Error| format!("cannot ask: {error}");
+    let mut tunnel = Tunnel::open(target, 0, Order::Verdict(seed)).await.map_err(unasked)?;
+    let mut text = String::new();
+    tunnel.stream.read_to_string(&mut text).await.map_err(unasked)?;
+    match text.strip_prefix("ok ").map(str::parse) {
+        Some(Ok(bytes)) => Ok(bytes),
+        _ => Err(text),
     }
 }

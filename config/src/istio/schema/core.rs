@@ -14,6 +14,12 @@ pub(in crate::istio) struct ServiceSpec {
     #[serde(rename = "type")]
     pub(in crate::istio) kind: String,
     pub(in crate::istio) external_name: String,
+    /// `None` where the Service is headless.
+    #[serde(rename = "clusterIP")]
+    pub(in crate::istio) cluster_ip: String,
+    /// Where it has addresses of two families; the first is `clusterIP`.
+    #[serde(rename = "clusterIPs", deserialize_with = "or_default")]
+    pub(in crate::istio) cluster_ips: Vec<String>,
     #[serde(deserialize_with = "or_default")]
     pub(in crate::istio) selector: Labels,
     #[serde(deserialize_with = "or_default")]

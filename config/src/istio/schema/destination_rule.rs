@@ -32,7 +32,7 @@ pub(in crate::istio) struct TrafficPolicy {
     pub(in crate::istio) port: Option<PortSelector>,
     pub(in crate::istio) load_balancer: Option<LoadBalancer>,
     pub(in crate::istio) connection_pool: Option<ConnectionPool>,
-    pub(in crate::istio) outlier_detection: Value,
+    pub(in crate::istio) outlier_detection: Option<OutlierDetection>,
     pub(in crate::istio) tls: Option<ClientTls>,
     pub(in crate::istio) port_level_settings: Vec<TrafficPolicy>,
     pub(in crate::istio) tunnel: Value,
@@ -45,10 +45,53 @@ pub(in crate::istio) struct TrafficPolicy {
 #[serde(default, deny_unknown_fields, rename_all = "camelCase")]
 pub(in crate::istio) struct LoadBalancer {
     pub(in crate::istio) simple: Option<Simple>,
-    pub(in crate::istio) consistent_hash: Value,
+    pub(in crate::istio) consistent_hash: Option<ConsistentHash>,
     pub(in crate::istio) locality_lb_setting: Value,
     pub(in crate::istio) warmup_duration_secs: Value,
     pub(in crate::istio) warmup: Value,
+}
+
+/// The message `LoadBalancerSettings.ConsistentHashLB`.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "camelCase")]
+pub(in crate::istio) struct ConsistentHash {
+    pub(in crate::istio) http_header_name: Value,
+    pub(in crate::istio) http_cookie: Value,
+    pub(in crate::istio) use_source_ip: bool,
+    pub(in crate::istio) http_query_parameter_name: Value,
+    pub(in crate::istio) ring_hash: Option<RingHash>,
+    pub(in crate::istio) maglev: Option<Maglev>,
+    pub(in crate::istio) minimum_ring_size: i64,
+}
+
+/// The message `LoadBalancerSettings.ConsistentHashLB.RingHash`.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "camelCase")]
+pub(in crate::istio) struct RingHash {
+    pub(in crate::istio) minimum_ring_size: i64,
+}
+
+/// The message `LoadBalancerSettings.ConsistentHashLB.MagLev`.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "camelCase")]
+pub(in crate::istio) struct Maglev {
+    pub(in crate::istio) table_size: i64,
+}
+
+/// The message `OutlierDetection`.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "camelCase")]
+pub(in crate::istio) struct OutlierDetection {
+    /// Of Istio until 1.5, where it counted gateway errors.
+    pub(in crate::istio) consecutive_errors: Option<i64>,
+    pub(in crate::istio) split_external_local_origin_errors: bool,
+    pub(in crate::istio) consecutive_local_origin_failures: Option<i64>,
+    pub(in crate::istio) consecutive_gateway_errors: Option<i64>,
+    pub(in crate::istio) consecutive_5xx_errors: Option<i64>,
+    pub(in crate::istio) interval: Option<String>,
+    pub(in crate::istio) base_ejection_time: Option<String>,
+    pub(in crate::istio) max_ejection_percent: i64,
+    pub(in crate::istio) min_health_percent: i64,
 }
 
 /// The enumeration `LoadBalancerSettings.SimpleLB`.
@@ -78,7 +121,7 @@ pub(in crate::istio) struct TcpSettings {
     pub(in crate::istio) max_connections: i64,
     pub(in crate::istio) connect_timeout: Option<String>,
     pub(in crate::istio) tcp_keepalive: Option<TcpKeepalive>,
-    pub(in crate::istio) max_connection_duration: Value,
+    pub(in crate::istio) max_connection_duration: Option<String>,
     pub(in crate::istio) idle_timeout: Option<String>,
 }
 
@@ -96,14 +139,15 @@ pub(in crate::istio) struct TcpKeepalive {
 #[serde(default, deny_unknown_fields, rename_all = "camelCase")]
 pub(in crate::istio) struct ClientTls {
     pub(in crate::istio) mode: ClientTlsMode,
-    pub(in crate::istio) client_certificate: Value,
-    pub(in crate::istio) private_key: Value,
-    pub(in crate::istio) ca_certificates: Value,
-    pub(in crate::istio) credential_name: Value,
-    pub(in crate::istio) subject_alt_names: Value,
-    pub(in crate::istio) sni: Value,
-    pub(in crate::istio) insecure_skip_verify: Value,
-    pub(in crate::istio) ca_crl: Value,
+    pub(in crate::istio) client_certificate: String,
+    pub(in crate::istio) private_key: String,
+    pub(in crate::istio) ca_certificates: String,
+    pub(in crate::istio) credential_name: String,
+    pub(in crate::istio) subject_alt_names: Vec<String>,
+    pub(in crate::istio) sni: String,
+    #[serde(deserialize_with = "super::or_default")]
+    pub(in crate::istio) insecure_skip_verify: bool,
+    pub(in crate::istio) ca_crl: String,
 }
 
 /// The enumeration `ClientTLSSettings.TLSmode`.

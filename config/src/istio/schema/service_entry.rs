@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 
 use serde::Deserialize;
-use serde_json::Value;
 
 use super::{Labels, WorkloadSelector};
 
@@ -19,7 +18,7 @@ pub(in crate::istio) struct ServiceEntry {
     pub(in crate::istio) endpoints: Vec<WorkloadEntry>,
     pub(in crate::istio) workload_selector: Option<WorkloadSelector>,
     pub(in crate::istio) export_to: Vec<String>,
-    pub(in crate::istio) subject_alt_names: Value,
+    pub(in crate::istio) subject_alt_names: Vec<String>,
 }
 
 /// The message `ServicePort`.

@@ -5,7 +5,7 @@ use serde_json::Value;
 
 use super::{Labels, PortSelector};
 
-/// The message `VirtualService`. HTTP and TCP routes are another gateway's, and are only known to be there.
+/// The message `VirtualService`. HTTP routes are another gateway's, and are only known to be there.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize)]
 #[serde(default, deny_unknown_fields, rename_all = "camelCase")]
 pub(in crate::istio) struct VirtualService {
@@ -13,7 +13,7 @@ pub(in crate::istio) struct VirtualService {
     pub(in crate::istio) gateways: Vec<String>,
     pub(in crate::istio) http: Vec<Value>,
     pub(in crate::istio) tls: Vec<TlsRoute>,
-    pub(in crate::istio) tcp: Vec<Value>,
+    pub(in crate::istio) tcp: Vec<TcpRoute>,
     pub(in crate::istio) export_to: Vec<String>,
 }
 
@@ -38,6 +38,27 @@ pub(in crate::istio) struct TlsMatch {
     pub(in crate::istio) source_subnet: String,
     pub(in crate::istio) source_namespace: String,
     pub(in crate::istio) gateways: Vec<String>,
+}
+
+/// The message `TCPRoute`.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "camelCase")]
+pub(in crate::istio) struct TcpRoute {
+    #[serde(rename = "match")]
+    pub(in crate::istio) matches: Vec<L4Match>,
+    pub(in crate::istio) route: Vec<RouteDestination>,
+}
+
+/// The message `L4MatchAttributes`.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "camelCase")]
+pub(in crate::istio) struct L4Match {
+    pub(in crate::istio) destination_subnets: Vec<String>,
+    pub(in crate::istio) port: Option<i64>,
+    pub(in crate::istio) source_subnet: String,
+    pub(in crate::istio) source_labels: Labels,
+    pub(in crate::istio) gateways: Vec<String>,
+    pub(in crate::istio) source_namespace: String,
 }
 
 /// The message `RouteDestination`.

@@ -11,12 +11,7 @@ use wire::cluster::{LbConfig, LbPolicy, common_lb_config};
 
 use super::Problem;
 use super::values::{self, duration, percent, thousandths};
-use crate::cluster::{Cluster, HashFunction, Policy, RingHash, SlowStart};
-
-/// Envoy's own limits, which keep a configuration from allocating without bound.
-const MAX_RING: u64 = 8 * 1024 * 1024;
-const MAX_TABLE: u64 = 5_000_011;
-const DEFAULT_TABLE: u64 = 65_537;
+use crate::cluster::{Cluster, HashFunction, MAX_MAGLEV_TABLE, MAX_RING, Policy, RingHash, SlowStart};
 
 pub(super) fn decode(message: &wire::Cluster, cluster: &mut Cluster) -> Result<(), Problem> {
     if let Some(common) = &message.common_lb_config {
@@ -98,18 +93,8 @@ fn ring(
 }
 
 fn table(size: Option<pb::UInt64Value>) -> Result<Policy, Problem> {
-    let table_size = size.map_or(DEFAULT_TABLE, |size| size.value);
-    let is_prime = |number: u64| {
-        number >= 2
-            && (2..)
-                .take_while(|divisor| divisor * divisor <= number)
-                .all(|divisor| !number.is_multiple_of(divisor))
-    };
-    if table_size <= MAX_TABLE && is_prime(table_size) {
-        Ok(Policy::Maglev { table_size })
-    } else {
-        Err(Problem::at("table_size", format!("it must be a prime up to {MAX_TABLE}")))
-    }
+    let wrong = || Problem::at("table_size", format!("it must be a prime up to {MAX_MAGLEV_TABLE}"));
+    Policy::maglev(size.map(|size| size.value)).ok_or_else(wrong)
 }
 
 fn slow_start(

@@ -1,6 +1,7 @@
 //! What istiod does beside the protocol.
 
 use super::*;
+use eastgate_proto::istio::{NameInfo, NameTable};
 
 #[test]
 fn a_change_that_istiod_dropped_as_stale_is_repeated_under_the_newest_nonce() {
@@ -127,7 +128,7 @@ fn a_resource_that_cannot_even_be_named_deletes_nothing() {
 
 #[test]
 fn other_types_are_kept_and_handed_on() {
-    const NAMES: &str = "type.googleapis.com/istio.networking.nds.v1.NameTable";
+    const NAMES: &str = "type.googleapis.com/istio.workload.Address";
     for variant in VARIANTS {
         let extra = ExtraType { type_url: NAMES.into(), names: Vec::new() };
         let mut rig = Rig::with(variant, Options { extra_types: vec![extra], ..Options::default() });
@@ -138,6 +139,52 @@ fn other_types_are_kept_and_handed_on() {
         let changes = rig.client.poll_changes().unwrap();
         assert!(changes.extra.contains(&(NAMES.to_owned(), String::new())));
         assert!(rig.client.accepted(NAMES).map(|(_, _, body)| body).eq([&[1_u8, 2, 3][..]]));
+    }
+}
+
+fn name_table(entries: &[(&str, &[&str])]) -> Made {
+    let info = |ips: &[&str]| NameInfo {
+        ips: ips.iter().map(|ip| (*ip).to_owned()).collect(),
+        ..Default::default()
+    };
+    let table = entries.iter().map(|(host, ips)| ((*host).to_owned(), info(ips))).collect();
+    Made::new(NAME_TABLE, "", &NameTable { table })
+}
+
+#[test]
+fn the_name_table_is_what_dns_says() {
+    for variant in VARIANTS {
+        let extra = ExtraType { type_url: NAME_TABLE.into(), names: Vec::new() };
+        let mut rig = Rig::with(variant, Options { extra_types: vec![extra], ..Options::default() });
+        rig.connect();
+        rig.settle();
+        assert!(rig.client.is_settled() && rig.client.snapshot().names.is_none(), "names are not waited for");
+        rig.push(NAME_TABLE, vec![name_table(&[])], &[]);
+        assert!(rig.client.snapshot().names.is_none(), "what istiod gives to gateways says nothing");
+        let table = name_table(&[
+            ("HTTPBIN.bar.global", &["240.0.0.3", "2001:db8::3", "10.0.0.0/8"]),
+            ("*.wild.global", &["240.0.0.4"]),
+            ("no name", &["240.0.0.5"]),
+            ("*", &["240.0.0.6"]),
+        ]);
+        assert_eq!(rig.push(NAME_TABLE, vec![table], &[])[0].error, None);
+        assert!(rig.client.poll_changes().unwrap().names);
+        let names = rig.client.snapshot().names.clone().unwrap();
+        let hosts: Vec<String> = names.keys().map(ToString::to_string).collect();
+        assert_eq!(hosts, ["httpbin.bar.global", "*.wild.global"]);
+        assert_eq!(names.values().map(|name| name.addresses.len()).collect::<Vec<_>>(), [2, 1]);
+        assert_eq!(rig.client.snapshot().notices.len(), 3, "the range and the two that are no names");
+
+        // What cannot be read is refused, and the last good one stays.
+        let mut torn = name_table(&[]);
+        torn.any.as_mut().unwrap().value = vec![0xff; 8];
+        assert!(rig.push(NAME_TABLE, vec![torn], &[])[0].error.is_some());
+        assert_eq!(rig.client.snapshot().names.as_ref(), Some(&names));
+        rig.push(NAME_TABLE, vec![name_table(&[("a.b", &["1.1.1.1"])])], &[]);
+        assert_eq!(rig.client.snapshot().names.as_ref().unwrap().len(), 1);
+        assert!(rig.client.snapshot().notices.is_empty());
+        rig.push(NAME_TABLE, vec![name_table(&[])], &[]);
+        assert!(rig.client.snapshot().names.as_ref().unwrap().is_empty(), "all are gone");
     }
 }
 

@@ -9,11 +9,11 @@ use tokio::sync::watch;
 
 /// A certificate chain with its key, both as PEM.
 #[derive(Clone, PartialEq, Eq)]
-pub(super) struct KeyAndChain {
+pub(in crate::source) struct KeyAndChain {
     /// The leaf first.
-    pub(super) chain: String,
+    pub(in crate::source) chain: String,
     /// Never shown.
-    pub(super) key: String,
+    pub(in crate::source) key: String,
 }
 
 impl fmt::Debug for KeyAndChain {

@@ -63,10 +63,9 @@ impl Ca {
     pub(super) async fn keep(self, issued: watch::Sender<Option<Arc<KeyAndChain>>>, known: Option<Issued>) {
         let mut backoff = Backoff::default();
         let mut failed = 0_u32;
-        let mut valid_until = SystemTime::now();
-        if let Some(known) = known {
-            valid_until = known.until;
-            self.metrics.certificate_expiry.set(metrics::timestamp(valid_until));
+        let mut valid_until = known.map(|known| known.until);
+        if let Some(until) = valid_until {
+            self.metrics.certificate_expiry.set(metrics::timestamp(until));
         }
         loop {
             // The certificate may be what the CA takes offence at, or the token: each gets its turn alone.
@@ -84,7 +83,7 @@ impl Ca {
                     tracing::info!(address = %self.address, identity, ?renewal, "the mesh's CA has issued a certificate");
                     backoff.reset();
                     failed = 0;
-                    valid_until = new.until;
+                    valid_until = Some(new.until);
                     self.write(new).await;
                     renewal
                 }
@@ -99,7 +98,7 @@ impl Ca {
                     }
                     failed = failed.saturating_add(1);
                     // A control plane refuses one that is over, where it might have taken the token alone.
-                    if SystemTime::now() >= valid_until {
+                    if valid_until.is_some_and(|until| SystemTime::now() >= until) {
                         issued.send_replace(None);
                     }
                     wait

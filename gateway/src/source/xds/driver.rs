@@ -8,7 +8,7 @@ use eastgate_config::bootstrap::Settings;
 use eastgate_config::bootstrap::xds::{Address, Variant};
 use eastgate_config::node::Identity;
 use eastgate_config::snapshot::Snapshot;
-use eastgate_config::xds::{CLUSTER, Client, ENDPOINTS, LISTENER, Moment, Request, Response};
+use eastgate_config::xds::{CLUSTER, Client, ENDPOINTS, LISTENER, Moment, NAME_TABLE, Request, Response};
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
@@ -346,7 +346,8 @@ impl Driver {
         if let Some(saver) = &mut self.saver {
             saver.dirty();
         }
-        self.pending |= !changes.clusters.is_empty() || !changes.listeners.is_empty() || changes.rejections;
+        let is_served = !changes.clusters.is_empty() || !changes.listeners.is_empty();
+        self.pending |= is_served || changes.names || changes.rejections;
     }
 
     fn publish(&mut self) {
@@ -369,6 +370,7 @@ fn label(type_url: &str) -> &'static str {
         CLUSTER => "cluster",
         ENDPOINTS => "endpoints",
         LISTENER => "listener",
+        NAME_TABLE => "names",
         _ => "other",
     }
 }

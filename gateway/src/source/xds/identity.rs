@@ -31,7 +31,7 @@ pub fn identity(settings: &Settings) -> Identity {
 }
 
 /// The address that the system would speak from; "connecting" a UDP socket sends nothing.
-fn own_address(towards: &str) -> Option<IpAddr> {
+pub(in crate::source) fn own_address(towards: &str) -> Option<IpAddr> {
     let socket = UdpSocket::bind(if towards.starts_with('[') { "[::]:0" } else { "0.0.0.0:0" }).ok()?;
     socket.connect(towards).ok()?;
     let address = socket.local_addr().ok()?.ip();

@@ -165,7 +165,7 @@ fn uri(address: &Address) -> String {
 }
 
 /// An error with its causes, none twice: libraries repeat theirs.
-pub(super) fn with_causes(error: &dyn std::error::Error) -> String {
+pub(in crate::source) fn with_causes(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {

@@ -1,10 +1,13 @@
 //! What a large mesh costs, from the bytes that a control plane sends to the table that connections are routed by:
-//! seconds, memory, and the share of a core that a stream of endpoint updates takes. `just scale`
+//! seconds, memory, the share of a core that a stream of endpoint updates takes, and what connections through a running
+//! gateway notice of it. `just scale`
 //!
 //! The mesh is made by one process and read by another, so that the peak of its memory is that of the reading alone.
 
-#[path = "../benches/xds_scale/mesh.rs"]
+mod latency;
+#[path = "../../benches/xds_scale/mesh.rs"]
 mod mesh;
+mod plane;
 
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -18,7 +21,7 @@ use eastgate_config::server_name::ServerName;
 use eastgate_config::xds::Client;
 use mesh::Mesh;
 
-const MESH: Mesh = Mesh { clusters: 10_000, endpoints: 20 };
+const MESH: Mesh = Mesh { clusters: 10_000, endpoints: 20, listen: 15443, pods: 8000 };
 /// Updates a second ...
 const RATE: u32 = 1_000;
 /// ... for so long.
@@ -31,7 +34,7 @@ fn main() -> anyhow::Result<()> {
     match arguments.get(1).map(String::as_str) {
         None => {
             let directory = tempfile::tempdir()?;
-            for step in ["make", "measure"] {
+            for step in ["make", "measure", "latency"] {
                 let done =
                     process::Command::new(env::current_exe()?).arg(step).arg(directory.path()).status()?;
                 anyhow::ensure!(done.success(), "{step}: {done}");
@@ -40,6 +43,11 @@ fn main() -> anyhow::Result<()> {
         }
         Some("make") => make(Path::new(arguments.get(2).context("make DIR")?)),
         Some("measure") => measure(Path::new(arguments.get(2).context("measure DIR")?)),
+        Some("latency") => latency::run(Path::new(arguments.get(2).context("latency DIR")?), MESH),
+        Some("plane") => {
+            let port = |at: usize| anyhow::Ok(arguments.get(at).context("plane LISTEN PODS")?.parse()?);
+            plane::run(Mesh { listen: port(2)?, pods: port(3)?, ..MESH })
+        }
         Some(other) => anyhow::bail!("{other}: give no argument"),
     }
 }
@@ -58,7 +66,7 @@ fn measure(directory: &Path) -> anyhow::Result<()> {
         "{} clusters of {} endpoints, a filter chain each, as three delta responses",
         MESH.clusters, MESH.endpoints
     );
-    let before = memory("VmRSS")?;
+    let before = memory("self", "VmRSS")?;
     let mut client = mesh::connected();
     let table = ArcSwap::from_pointee(Table::default());
     let mut size = 0;
@@ -77,12 +85,12 @@ fn measure(directory: &Path) -> anyhow::Result<()> {
     route_all(&table.load())?;
     total += step("route each", began);
     println!("in all          {total:>10.1?}   (target: under 2 s) of {:.1} MiB", mebibytes(size as u64));
-    let peak = memory("VmHWM")?;
+    let peak = memory("self", "VmHWM")?;
     println!(
         "peak memory     {:>6.1} MiB   (target: under 200 MiB), {:.1} MiB before, {:.1} MiB after",
         mebibytes(peak),
         mebibytes(before),
-        mebibytes(memory("VmRSS")?)
+        mebibytes(memory("self", "VmRSS")?)
     );
     one_update(&mut client, &table);
     stream(&mut client, &table)
@@ -120,6 +128,7 @@ fn one_update(client: &mut Client, table: &ArcSwap<Table>) {
         mesh::receive(client, update, Duration::ZERO);
     }
     println!("one EDS update  {:>10.1?}   until it is in the snapshot", began.elapsed() / TIMES);
+    publish(client, table);
     let updates: Vec<_> = (0..50).map(|index| MESH.update(index, 2)).collect();
     let (began, count) = (Instant::now(), updates.len() as u32);
     for update in updates {
@@ -165,9 +174,9 @@ fn cpu_time() -> anyhow::Result<Duration> {
     Ok(Duration::from_nanos(total))
 }
 
-/// A line of `/proc/self/status`, in bytes.
-fn memory(key: &str) -> anyhow::Result<u64> {
-    let status = fs::read_to_string("/proc/self/status")?;
+/// A line of a process's status, in bytes.
+fn memory(process: &str, key: &str) -> anyhow::Result<u64> {
+    let status = fs::read_to_string(format!("/proc/{process}/status"))?;
     let line = status.lines().find_map(|line| line.strip_prefix(key)).context("no such line in status")?;
     let kibibytes = line.trim_matches([':', ' ', '\t']).trim_end_matches(" kB");
     Ok(kibibytes.trim().parse::<u64>()? * 1024)

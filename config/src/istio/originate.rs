@@ -1,0 +1,288 @@
+//! ServiceEntries → listeners for plain clients beside the gateway, whose connections it carries over the mesh's mutual
+//! TLS: what a sidecar does with the `addresses` of a `.global` service.
+//!
+//! The name that is asked for is the one that a sidecar would send, so that a gateway takes one for the other.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use super::resource::Object;
+use super::schema::destination_rule::ClientTlsMode;
+use super::service_entry::ServiceEntry;
+use super::translation::{Output, World};
+use crate::cidr::Cidr;
+use crate::listener::{
+    ChainMatch, ChainOptions, ConnectionMatch, FilterChain, Listener, ListenerOptions, Peers, Role, Transport,
+};
+use crate::route::Route;
+use crate::server_name::{Pattern, SubsetKey};
+
+/// How plain clients are met.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Originate {
+    /// Where the firewall redirects them to. Without it, a listener is bound to each service's address.
+    pub redirect: Option<SocketAddr>,
+}
+
+/// The name of the listener that connections are redirected to.
+const REDIRECTED: &str = "outbound";
+
+/// An address and port that plain clients connect to.
+type Place = (Cidr, u16);
+
+/// The listeners. Their clusters go to the output.
+pub(super) fn listeners(world: &World<'_>, originate: Originate, out: &mut Output) -> Vec<Listener> {
+    let mut taken: BTreeMap<Place, String> = BTreeMap::new();
+    let mut listeners = Vec::new();
+    let mut redirected = Vec::new();
+    for &(object, entry) in &world.resources.service_entries {
+        for host in &entry.hosts {
+            for (place, chain, role) in chains(world, (object, entry), host, &mut taken, out) {
+                match originate.redirect {
+                    Some(_) => redirected.push(chain),
+                    None => listeners.extend(bound(object, place, chain, role, out)),
+                }
+            }
+        }
+    }
+    if let Some(address) = originate.redirect.filter(|_| !redirected.is_empty()) {
+        // One address inside another's range is the better match.
+        redirected.sort_by_key(|chain| {
+            std::cmp::Reverse(chain.matches.connection.destination_ranges.first().map(Cidr::prefix_len))
+        });
+        let options = ListenerOptions { original_destination: true, ..options(Role::Originate) };
+        listeners.push(Listener {
+            name: REDIRECTED.to_owned(),
+            address,
+            rewrites: Vec::new(),
+            filter_chains: redirected,
+            options,
+        });
+    }
+    listeners
+}
+
+fn options(role: Role) -> ListenerOptions {
+    ListenerOptions { plain: true, role, ..ListenerOptions::default() }
+}
+
+/// A listener of its own, for an entry's one address.
+fn bound(
+    object: &Object,
+    (range, port): Place,
+    chain: FilterChain,
+    role: Role,
+    out: &mut Output,
+) -> Option<Listener> {
+    let Some(ip) = range.single() else {
+        let message = format!(
+            "{range} is a range, which cannot be bound; give single addresses, or have the firewall redirect (vm.redirect)"
+        );
+        out.notice(object, "spec.addresses", message);
+        return None;
+    };
+    let name = format!("outbound_{ip}_{port}");
+    let address = SocketAddr::new(ip, port);
+    Some(Listener { name, address, rewrites: Vec::new(), filter_chains: vec![chain], options: options(role) })
+}
+
+/// The chains of one host of an entry, one for each port and address.
+fn chains(
+    world: &World<'_>,
+    (object, entry): (&Object, &ServiceEntry),
+    host: &Pattern,
+    taken: &mut BTreeMap<Place, String>,
+    out: &mut Output,
+) -> Vec<(Place, FilterChain, Role)> {
+    if let Some((field, message)) = unserved(entry, host) {
+        out.notice(object, field, message);
+        return Vec::new();
+    }
+    out.uses(object);
+    let mut chains = Vec::new();
+    for port in &entry.ports {
+        let Some((chain, role)) = chain(world, (object, entry), host, port.number, out) else { continue };
+        for range in &entry.addresses {
+            let place = (*range, port.number);
+            if let Some(first) = taken.get(&place) {
+                let message = format!(
+                    "{range} port {} is already the address of {first}, which counts; give {host} an address of its own",
+                    port.number
+                );
+                out.notice(object, "spec.addresses", message);
+                continue;
+            }
+            taken.insert(place, host.to_string());
+            let mut chain = chain.clone();
+            chain.name = format!("{} {range}", chain.name);
+            chain.matches.connection.destination_ranges = vec![*range];
+            chains.push((place, chain, role));
+        }
+    }
+    chains
+}
+
+/// Why plain clients cannot be served for this host.
+fn unserved(entry: &ServiceEntry, host: &Pattern) -> Option<(&'static str, String)> {
+    if entry.external {
+        let message =
+            format!("{host} is outside the mesh, so nothing is originated for it; set MESH_INTERNAL");
+        return Some(("spec.location", message));
+    }
+    if !matches!(host, Pattern::Exact(_)) {
+        return Some(("spec.hosts", format!("{host} is no one name to ask for; list each host by itself")));
+    }
+    if entry.addresses.is_empty() {
+        let message = format!("plain clients cannot reach {host}: give it an address such as 240.0.0.3");
+        return Some(("spec.addresses", message));
+    }
+    None
+}
+
+/// The chain of one port, and what becomes of its connections.
+fn chain(
+    world: &World<'_>,
+    (object, entry): (&Object, &ServiceEntry),
+    host: &Pattern,
+    port: u16,
+    out: &mut Output,
+) -> Option<(FilterChain, Role)> {
+    let service = world.catalog.services.get(&host.to_string())?;
+    let members = service.ports.get(&port)?;
+    let text = host.to_string();
+    let name = SubsetKey { port, subset: "", host: &text }.to_string();
+    let rule = world.rules.matching(host, service.namespace());
+    let policy = rule.policy(port, None);
+    let role = match policy.tls {
+        None | Some(ClientTlsMode::IstioMutual) => Role::Originate,
+        Some(ClientTlsMode::Disable) => Role::Passthrough,
+        Some(mode) => {
+            let message =
+                format!("TLS mode {mode} is not originated, so {host} is not served; use ISTIO_MUTUAL");
+            rule.objects
+                .iter()
+                .for_each(|rule| out.notice(rule, "spec.trafficPolicy.tls.mode", message.clone()));
+            return None;
+        }
+    };
+    if members.is_empty() {
+        out.notice(
+            object,
+            "spec.endpoints",
+            format!("{host} has no endpoints; connections to it will be closed"),
+        );
+    }
+    out.cluster(&name, members.iter(), &policy, world.options);
+    let peers = Peers { server_name: name.parse().ok(), allowed: entry.identities.clone() };
+    let chain = FilterChain {
+        matches: ChainMatch {
+            server_names: vec![Pattern::Any],
+            connection: ConnectionMatch {
+                transport: Transport::Any,
+                destination_port: Some(port),
+                ..ConnectionMatch::default()
+            },
+            ..ChainMatch::default()
+        },
+        route: Route::to(name.clone()),
+        idle_timeout: policy.pool.and_then(|pool| pool.idle_timeout),
+        options: ChainOptions {
+            peers: (role == Role::Originate).then(|| Arc::new(peers)),
+            ..ChainOptions::default()
+        },
+        name,
+    };
+    Some((chain, role))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{File, Index, Options};
+    use super::*;
+    use crate::snapshot::Snapshot;
+
+    fn entry(name: &str, rest: &str) -> String {
+        format!(
+            "apiVersion: networking.istio.io/v1alpha3\nkind: ServiceEntry\nmetadata: {{name: {name}, namespace: bar}}\n\
+             spec:\n  hosts: [{name}.bar.global]\n  location: MESH_INTERNAL\n  resolution: STATIC\n\
+             \x20 ports: [{{name: http1, number: 8000, protocol: http}}]\n\
+             \x20 endpoints: [{{address: 192.0.2.1, ports: {{http1: 15443}}}}]\n{rest}---\n"
+        )
+    }
+
+    fn snapshot(text: &str, redirect: Option<&str>) -> Snapshot {
+        let redirect = redirect.map(|address| address.parse().unwrap());
+        let options = Options { originate: Some(Originate { redirect }), ..Options::default() };
+        let mut index = Index::default();
+        index.load(&[File { path: "a.yaml", text }]);
+        index.snapshot(&options)
+    }
+
+    #[test]
+    fn a_service_is_met_at_its_address_and_asked_for_as_a_sidecar_does() {
+        let snapshot = snapshot(&entry("httpbin", "  addresses: [127.255.0.3]\n"), None);
+        assert!(snapshot.rejections.is_empty(), "{:?}", snapshot.rejections);
+        let listener = &snapshot.listeners["outbound_127.255.0.3_8000"];
+        assert_eq!(listener.address.to_string(), "127.255.0.3:8000");
+        assert_eq!((listener.options.role, listener.options.plain), (Role::Originate, true));
+        let chain = &listener.filter_chains[0];
+        let name = "outbound_.8000_._.httpbin.bar.global";
+        assert_eq!(chain.options.peers.as_ref().unwrap().server_name.as_ref().unwrap().as_str(), name);
+        let endpoint = snapshot.clusters[name].endpoints().next().unwrap().address.to_string();
+        assert_eq!((chain.route.clusters[0].name.as_str(), endpoint.as_str()), (name, "192.0.2.1:15443"));
+    }
+
+    #[test]
+    fn redirected_connections_are_told_apart_by_where_they_were_made_to() {
+        let text =
+            entry("one", "  addresses: [240.1.0.0/16]\n") + &entry("two", "  addresses: [240.1.0.9]\n");
+        let snapshot = snapshot(&text, Some("127.0.0.1:15001"));
+        let listener = &snapshot.listeners[REDIRECTED];
+        assert!(listener.options.original_destination);
+        let ranges: Vec<_> = listener
+            .filter_chains
+            .iter()
+            .map(|chain| chain.matches.connection.destination_ranges[0].to_string())
+            .collect();
+        assert_eq!(ranges, ["240.1.0.9/32", "240.1.0.0/16"]);
+    }
+
+    #[test]
+    fn what_cannot_be_served_is_told_with_its_remedy() {
+        let told = |rest: &str| {
+            let snapshot = snapshot(&entry("a", rest), None);
+            assert!(snapshot.listeners.is_empty() && snapshot.rejections.is_empty(), "{snapshot:?}");
+            let notices = snapshot.notices.iter().map(ToString::to_string);
+            notices.collect::<Vec<_>>().join("\n")
+        };
+        assert!(told("").contains("give it an address"), "{}", told(""));
+        assert!(told("  addresses: [240.0.0.0/8]\n").contains("vm.redirect"));
+        let twice = entry("a", "  addresses: [127.255.0.3]\n") + &entry("b", "  addresses: [127.255.0.3]\n");
+        let twice = snapshot(&twice, None);
+        assert_eq!(twice.listeners.len(), 1);
+        let lines: Vec<String> = twice.notices.iter().map(ToString::to_string).collect();
+        let tells =
+            |line: &String| line.contains("a.yaml") && line.contains("already the address of a.bar.global");
+        assert!(lines.iter().any(tells), "{lines:?}");
+    }
+
+    #[test]
+    fn a_destination_rule_decides_about_tls_and_an_entry_about_identities() {
+        let rule = |mode: &str| {
+            format!(
+                "apiVersion: networking.istio.io/v1alpha3\nkind: DestinationRule\nmetadata: {{name: r, namespace: bar}}\n\
+                 spec: {{host: '*.global', trafficPolicy: {{tls: {{mode: {mode}}}}}}}\n---\n"
+            )
+        };
+        let more = "  addresses: [127.255.0.3]\n  subjectAltNames: ['spiffe://td/ns/bar/sa/a']\n";
+        let of = |mode: &str| snapshot(&(entry("a", more) + &rule(mode)), None);
+        let mutual = of("ISTIO_MUTUAL");
+        let chain = &mutual.listeners["outbound_127.255.0.3_8000"].filter_chains[0];
+        assert_eq!(chain.options.peers.as_ref().unwrap().allowed[0].to_string(), "td/ns/bar/sa/a");
+        let plain = of("DISABLE");
+        assert_eq!(plain.listeners["outbound_127.255.0.3_8000"].options.role, Role::Passthrough);
+        let simple = of("SIMPLE");
+        assert!(simple.listeners.is_empty() && simple.notices[0].message.contains("use ISTIO_MUTUAL"));
+    }
+}

@@ -1,0 +1,349 @@
+//! Traffic policies of DestinationRules: how endpoints are chosen and reached.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde_json::Value;
+
+use super::findings::Findings;
+use super::schema::PortSelector;
+use super::schema::destination_rule::{self as schema, ClientTlsMode, Simple};
+use crate::cluster::{self, HashFunction, Keepalive, MAX_MAGLEV_TABLE, MAX_RING, RingHash, UpstreamTls};
+use crate::duration;
+use crate::listener::{ChainOptions, HashPolicy};
+
+mod outliers;
+
+pub(super) use outliers::Outliers;
+
+/// What Linux does where a DestinationRule gives only a part of `tcpKeepalive` (`tcp(7)`), and so what Istio's own
+/// data plane ends up with.
+const KERNEL_KEEPALIVE: Keepalive =
+    Keepalive { time: Duration::from_secs(7200), interval: Duration::from_secs(75), probes: 9 };
+/// Where a DestinationRule gives no size, as Istio has it.
+const DEFAULT_RING: u64 = 1024;
+
+/// A traffic policy and its port-level overrides.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub(super) struct Policies {
+    all: Policy,
+    ports: BTreeMap<u16, Policy>,
+}
+
+/// The parts of a traffic policy that a gateway without HTTP can act on; `None` is not said.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub(super) struct Policy {
+    pub(super) balance: Option<cluster::Policy>,
+    pub(super) pool: Option<Pool>,
+    pub(super) tls: Option<ClientTlsMode>,
+    /// What `tls` says beyond its mode; `None` for `DISABLE`.
+    pub(super) upstream_tls: Option<Arc<UpstreamTls>>,
+    pub(super) outliers: Option<Box<Outliers>>,
+}
+
+/// `connectionPool.tcp`.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub(super) struct Pool {
+    pub(super) connect_timeout: Option<Duration>,
+    pub(super) max_connections: Option<u32>,
+    pub(super) idle_timeout: Option<Duration>,
+    pub(super) max_connection_duration: Option<Duration>,
+    pub(super) keepalive: Option<Keepalive>,
+}
+
+impl Policy {
+    /// This policy, with what `over` says in place of its own.
+    pub(super) fn overridden_by(&self, over: &Self) -> Self {
+        let tls = if over.tls.is_some() { over } else { self };
+        Self {
+            balance: over.balance.or(self.balance),
+            pool: over.pool.clone().or_else(|| self.pool.clone()),
+            tls: tls.tls,
+            upstream_tls: tls.upstream_tls.clone(),
+            outliers: over.outliers.clone().or_else(|| self.outliers.clone()),
+        }
+    }
+
+    /// How long a connection may be silent.
+    pub(super) fn idle_timeout(&self) -> Option<Duration> {
+        self.pool.as_ref().and_then(|pool| pool.idle_timeout)
+    }
+
+    /// What it says of a filter chain that leads to its service.
+    pub(super) fn chain_options(&self) -> ChainOptions {
+        let hashes =
+            matches!(self.balance, Some(cluster::Policy::RingHash(_) | cluster::Policy::Maglev { .. }));
+        ChainOptions {
+            max_connection_duration: self.pool.as_ref().and_then(|pool| pool.max_connection_duration),
+            hash_policy: hashes.then_some(HashPolicy::SourceIp),
+            ..ChainOptions::default()
+        }
+    }
+}
+
+impl Policies {
+    /// The policy for one port. A port-level one inherits nothing: Istio gives what it leaves out the default, not
+    /// the destination's.
+    pub(super) fn at(&self, port: u16) -> &Policy {
+        self.ports.get(&port).unwrap_or(&self.all)
+    }
+
+    /// Checks the traffic policy of this parent.
+    pub(super) fn parse(
+        schema: Option<&schema::TrafficPolicy>,
+        parent: &str,
+        findings: &mut Findings,
+    ) -> Self {
+        let Some(schema) = schema else { return Self::default() };
+        let field = format!("{parent}.trafficPolicy");
+        let all = parse_policy(schema, &field, findings);
+        let mut ports = BTreeMap::new();
+        for (index, port) in schema.port_level_settings.iter().enumerate() {
+            let field = format!("{field}.portLevelSettings[{index}]");
+            let number = port.port.as_ref().map_or(0, |PortSelector { number }| *number);
+            let policy = parse_policy(port, &field, findings);
+            if let Some(number) = findings.port(&format!("{field}.port.number"), number) {
+                ports.insert(number, policy);
+            }
+        }
+        Self { all, ports }
+    }
+}
+
+fn parse_policy(schema: &schema::TrafficPolicy, field: &str, findings: &mut Findings) -> Policy {
+    let ignored = [
+        ("proxyProtocol", &schema.proxy_protocol, "no PROXY header is sent to the endpoints"),
+        ("tunnel", &schema.tunnel, "connections go straight to the endpoints"),
+    ];
+    for (name, value, consequence) in ignored {
+        if !value.is_null() {
+            findings.notice(format!("{field}.{name}"), format!("{name} is not used: {consequence}"));
+        }
+    }
+    let balance = schema.load_balancer.as_ref();
+    let pool = schema.connection_pool.as_ref().and_then(|pool| pool.tcp.as_ref());
+    let outliers = schema.outlier_detection.as_ref();
+    Policy {
+        balance: balance
+            .and_then(|balance| parse_balance(balance, &format!("{field}.loadBalancer"), findings)),
+        pool: pool.map(|pool| parse_pool(pool, &format!("{field}.connectionPool.tcp"), findings)),
+        tls: schema.tls.as_ref().map(|tls| tls.mode),
+        upstream_tls: schema.tls.as_ref().and_then(upstream_tls).map(Arc::new),
+        outliers: outliers.map(|outliers| {
+            Box::new(Outliers::parse(outliers, &format!("{field}.outlierDetection"), findings))
+        }),
+    }
+}
+
+fn upstream_tls(schema: &schema::ClientTls) -> Option<UpstreamTls> {
+    let mode = match schema.mode {
+        ClientTlsMode::Disable => return None,
+        ClientTlsMode::Simple => cluster::TlsMode::Simple,
+        ClientTlsMode::Mutual => cluster::TlsMode::Mutual,
+        ClientTlsMode::IstioMutual => cluster::TlsMode::IstioMutual,
+    };
+    let given = |text: &String| Some(text.clone()).filter(|text| !text.is_empty());
+    Some(UpstreamTls {
+        mode,
+        sni: given(&schema.sni),
+        subject_alt_names: schema.subject_alt_names.clone(),
+        certificate: given(&schema.client_certificate),
+        key: given(&schema.private_key),
+        roots: given(&schema.ca_certificates),
+        revocations: given(&schema.ca_crl),
+        credential: given(&schema.credential_name),
+        insecure: schema.insecure_skip_verify,
+    })
+}
+
+fn parse_balance(
+    schema: &schema::LoadBalancer,
+    field: &str,
+    findings: &mut Findings,
+) -> Option<cluster::Policy> {
+    let ignored = [
+        ("localityLbSetting", &schema.locality_lb_setting, "every locality is used by weight"),
+        ("warmup", &schema.warmup, "a new endpoint gets its full share at once"),
+        ("warmupDurationSecs", &schema.warmup_duration_secs, "a new endpoint gets its full share at once"),
+    ];
+    for (name, value, consequence) in ignored {
+        if !value.is_null() && *value != Value::Bool(false) {
+            findings.notice(format!("{field}.{name}"), format!("{name} is not used: {consequence}"));
+        }
+    }
+    if let Some(hash) = &schema.consistent_hash {
+        if schema.simple.is_some_and(|simple| simple != Simple::Unspecified) {
+            let reason = "there is simple, too; give one or the other";
+            findings.refuse(format!("{field}.consistentHash"), reason);
+        }
+        return parse_hash(hash, &format!("{field}.consistentHash"), findings);
+    }
+    match schema.simple? {
+        Simple::Unspecified => None,
+        Simple::LeastConn | Simple::LeastRequest => Some(cluster::Policy::LeastRequest),
+        Simple::RoundRobin => Some(cluster::Policy::RoundRobin),
+        Simple::Random => Some(cluster::Policy::Random),
+        Simple::Passthrough => {
+            let reason = "PASSTHROUGH needs the client's original destination, which a gateway does not have; \
+                          use LEAST_REQUEST, ROUND_ROBIN or RANDOM";
+            findings.refuse(format!("{field}.simple"), reason);
+            None
+        }
+    }
+}
+
+/// Of all that Istio can hash, a connection has only the client's address.
+fn parse_hash(
+    schema: &schema::ConsistentHash,
+    field: &str,
+    findings: &mut Findings,
+) -> Option<cluster::Policy> {
+    if !schema.use_source_ip {
+        let message = "consistentHash is not used: a connection has no HTTP request to hash, so the default, \
+                       LEAST_REQUEST, is used; set useSourceIp to hash the client's address";
+        findings.notice(field, message);
+        return None;
+    }
+    let mut refuse = |name: &str, given: i64, wanted: &str| {
+        findings.refuse(format!("{field}.{name}"), format!("{given} is not a size; give {wanted}"));
+        None
+    };
+    if let Some(maglev) = &schema.maglev {
+        let given = maglev.table_size;
+        let size = u64::try_from(given).unwrap_or_default();
+        let policy = cluster::Policy::maglev((given != 0).then_some(size));
+        let wanted = format!("a prime up to {MAX_MAGLEV_TABLE}");
+        return policy.or_else(|| refuse("maglev.tableSize", given, &wanted));
+    }
+    let (name, given) = match &schema.ring_hash {
+        Some(ring) => ("ringHash.minimumRingSize", ring.minimum_ring_size),
+        None => ("minimumRingSize", schema.minimum_ring_size),
+    };
+    let size = u64::try_from(given).ok().filter(|size| *size <= MAX_RING);
+    let Some(size) = size else { return refuse(name, given, &format!("1 to {MAX_RING}")) };
+    let minimum_size = if size == 0 { DEFAULT_RING } else { size };
+    let function = HashFunction::XxHash;
+    Some(cluster::Policy::RingHash(RingHash { minimum_size, maximum_size: MAX_RING, function }))
+}
+
+/// A duration that is given and not shorter than this.
+fn time(text: Option<&String>, field: String, least: Duration, findings: &mut Findings) -> Option<Duration> {
+    let time = findings.take(&field, duration::parse(text?))?;
+    if time < least {
+        findings.refuse(field, format!("{} is too short; give 1ms or more", duration::format(time)));
+    }
+    Some(time)
+}
+
+/// The shortest time that means something.
+const SHORTEST: Duration = Duration::from_millis(1);
+
+fn parse_pool(schema: &schema::TcpSettings, field: &str, findings: &mut Findings) -> Pool {
+    let max_connections = match u32::try_from(schema.max_connections) {
+        Ok(0) => None,
+        Ok(most) => Some(most),
+        Err(_) => {
+            let reason = format!("{} is not a number of connections; give 1 or more", schema.max_connections);
+            findings.refuse(format!("{field}.maxConnections"), reason);
+            None
+        }
+    };
+    let mut time = |name: &str, text: &Option<String>, least: Duration| {
+        time(text.as_ref(), format!("{field}.{name}"), least, findings)
+    };
+    let connect_timeout = time("connectTimeout", &schema.connect_timeout, SHORTEST);
+    let idle_timeout = time("idleTimeout", &schema.idle_timeout, Duration::ZERO);
+    let max_connection_duration = time("maxConnectionDuration", &schema.max_connection_duration, SHORTEST);
+    let keepalive = schema.tcp_keepalive.as_ref().map(|keepalive| Keepalive {
+        time: time("tcpKeepalive.time", &keepalive.time, SHORTEST).unwrap_or(KERNEL_KEEPALIVE.time),
+        interval: time("tcpKeepalive.interval", &keepalive.interval, SHORTEST)
+            .unwrap_or(KERNEL_KEEPALIVE.interval),
+        probes: match u32::try_from(keepalive.probes) {
+            Ok(0) | Err(_) => KERNEL_KEEPALIVE.probes,
+            Ok(probes) => probes,
+        },
+    });
+    Pool { connect_timeout, max_connections, idle_timeout, max_connection_duration, keepalive }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(text: &str) -> (Policy, Findings) {
+        let mut findings = Findings::default();
+        let schema: schema::TrafficPolicy = serde_saphyr::from_str(text).unwrap();
+        (parse_policy(&schema, "p", &mut findings), findings)
+    }
+
+    fn refused(text: &str) -> Vec<String> {
+        parse(text).1.refusals.into_iter().map(|(field, _)| field).collect()
+    }
+
+    #[test]
+    fn a_hash_of_the_source_is_a_ring_or_a_table_and_says_so_to_the_chain() {
+        let of =
+            |hash: &str| parse(&format!("loadBalancer: {{consistentHash: {{useSourceIp: true{hash}}}}}"));
+        let ring = |text: &str| match of(text).0.balance {
+            Some(cluster::Policy::RingHash(ring)) => ring.minimum_size,
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(ring(""), 1024);
+        assert_eq!(ring(", minimumRingSize: 64"), 64);
+        assert_eq!(ring(", ringHash: {minimumRingSize: 128}"), 128);
+        let (policy, _) = of(", maglev: {}");
+        assert_eq!(policy.balance, Some(cluster::Policy::Maglev { table_size: 65_537 }));
+        assert_eq!(policy.chain_options().hash_policy, Some(HashPolicy::SourceIp));
+        assert_eq!(parse("loadBalancer: {simple: RANDOM}").0.chain_options(), ChainOptions::default());
+    }
+
+    #[test]
+    fn a_hash_of_what_a_connection_has_not_is_noticed_and_one_of_no_size_refused() {
+        let (policy, findings) = parse("loadBalancer: {consistentHash: {httpHeaderName: x-user}}");
+        assert_eq!((policy.balance, findings.notices.len(), findings.refusals.len()), (None, 1, 0));
+        let of = |rest: &str| refused(&format!("loadBalancer: {{{rest}}}"));
+        let hash = "p.loadBalancer.consistentHash";
+        assert_eq!(
+            of("consistentHash: {useSourceIp: true, maglev: {tableSize: 100}}"),
+            [format!("{hash}.maglev.tableSize")]
+        );
+        assert_eq!(
+            of("consistentHash: {useSourceIp: true, minimumRingSize: -1}"),
+            [format!("{hash}.minimumRingSize")]
+        );
+        assert_eq!(of("simple: RANDOM, consistentHash: {useSourceIp: true}"), [hash]);
+    }
+
+    #[test]
+    fn the_lowest_number_of_failures_counts_and_zero_switches_a_kind_off() {
+        let failures = |text: &str| {
+            let (policy, findings) = parse(&format!("outlierDetection: {{{text}}}"));
+            assert!(findings.refusals.is_empty() && findings.notices.len() == 1, "{findings:?}");
+            policy.outliers.unwrap().detection.consecutive_failures
+        };
+        assert_eq!(failures(""), Some(5));
+        assert_eq!(failures("consecutive5xxErrors: 7, consecutiveGatewayErrors: 3"), Some(3));
+        assert_eq!(failures("consecutive5xxErrors: 0"), None);
+        assert_eq!(failures("consecutiveErrors: 9"), Some(9));
+        let split = "splitExternalLocalOriginErrors: true, consecutive5xxErrors: 1";
+        assert_eq!(failures(&format!("{split}, consecutiveLocalOriginFailures: 2")), Some(2));
+        assert_eq!(failures(split), Some(5));
+        assert_eq!(
+            refused("outlierDetection: {maxEjectionPercent: 101, interval: 0s, consecutive5xxErrors: -1}"),
+            ["interval", "maxEjectionPercent", "consecutive5xxErrors"]
+                .map(|field| format!("p.outlierDetection.{field}"))
+        );
+    }
+
+    #[test]
+    fn tls_settings_are_carried_whole() {
+        let (policy, _) = parse("tls: {mode: MUTUAL, clientCertificate: c, privateKey: k, sni: a.b}");
+        let tls = policy.upstream_tls.unwrap();
+        assert_eq!(
+            (tls.mode, tls.sni.as_deref(), tls.key.as_deref()),
+            (cluster::TlsMode::Mutual, Some("a.b"), Some("k"))
+        );
+        assert_eq!(parse("tls: {mode: DISABLE}").0.upstream_tls, None);
+    }
+}

@@ -1,0 +1,108 @@
+//! A plain client's connection, carried over the mesh's mutual TLS: what a sidecar does on its way out.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use eastgate_config::listener::{Ends, Peers};
+use socket2::SockRef;
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+
+use super::{Error, connect, cut, ends, inspect, note_route, within_limits};
+use crate::access_log;
+use crate::listener::Listener;
+use crate::relay::{self, Meter, Relay, Side};
+use crate::table::Routed;
+use crate::tls;
+use crate::tls::relay::Sockets;
+
+/// Serves one connection until both halves have closed.
+pub(super) async fn serve(client: TcpStream, client_addr: SocketAddr, listener: Arc<Listener>) {
+    let _open = listener.metrics.open();
+    let mut record = listener.access_log.begin(&listener.name, client_addr);
+    let result = forward(&client, &listener, &mut record).await;
+    record.close(result.as_ref().err().map(|error| (error.flag(), || error.explain())));
+    listener.metrics.close(record.flag);
+    if result.is_err() {
+        cut(&client);
+    }
+}
+
+async fn forward(
+    client: &TcpStream,
+    listener: &Listener,
+    record: &mut access_log::Open,
+) -> Result<(), Error> {
+    let begun = inspect(client, listener).await?;
+    let ends = intended(client, listener, ends(client, begun.told, record)?);
+    let routed = listener.route(None, ends)?;
+    note_route(record, &routed, listener);
+    let _counted = within_limits(&routed, listener).await?;
+    let stats = &routed.cluster.stats;
+    let meter = Meter::new((&stats.to_upstream, &stats.to_client));
+    let result = match &routed.peers {
+        // The service's DestinationRule says that its endpoints take plain TCP.
+        None => {
+            let upstream = connect(client, &routed, ends.remote, listener, record).await?;
+            let sockets = (client, &upstream.stream);
+            let result = Relay::new(sockets, begun.raw, &meter, listener.patience(&routed)).run().await;
+            record.engine = meter.engine();
+            result
+        }
+        Some(peers) => secured(client, &routed, peers, (begun.raw, &meter), listener, record).await?,
+    };
+    (record.to_upstream_bytes, record.to_client_bytes) = (meter.to_upstream.get(), meter.to_client.get());
+    Ok(result?)
+}
+
+/// Connects, shakes hands and relays. An endpoint that takes the connection and then does not shake hands is left for
+/// another, as one is that does not take it.
+async fn secured(
+    client: &TcpStream,
+    routed: &Routed,
+    peers: &Peers,
+    (first, meter): (Vec<u8>, &Meter<'_>),
+    listener: &Listener,
+    record: &mut access_log::Open,
+) -> Result<Result<(), relay::Error>, Error> {
+    record.server_name = peers.server_name.clone();
+    let attempts = routed.connect_attempts.unwrap_or(listener.connect_attempts);
+    loop {
+        let upstream = connect(client, routed, record.client_addr, listener, record).await?;
+        let shaking =
+            timeout(routed.cluster.config.connect_timeout, listener.mesh.connect(&upstream.stream, peers));
+        let shaken = tokio::select! {
+            shaken = shaking => shaken.unwrap_or(Err(tls::Error::TimedOut(Side::Upstream))),
+            _ = relay::reset(client) => return Err(Error::ClientLeft),
+        };
+        let (mut session, peer) = match shaken {
+            Ok(done) => done,
+            Err(error) => {
+                listener.tls.upstream_refused.inc();
+                if error.may_pass() && record.attempts < attempts {
+                    continue;
+                }
+                return Err(error.into());
+            }
+        };
+        listener.tls.upstream_accepted.inc();
+        (record.peer, record.engine) = (Some(peer.to_string()), "tls");
+        let sockets = Sockets { client, upstream: &upstream.stream, tls: Side::Upstream };
+        return Ok(tls::relay::run(&mut session, sockets, first, meter, listener.patience(routed)).await);
+    }
+}
+
+/// Where the client was going: a firewall that redirected it has kept that.
+pub(super) fn intended(client: &TcpStream, listener: &Listener, ends: Ends) -> Ends {
+    if !listener.is_redirected_to() {
+        return ends;
+    }
+    let socket = SockRef::from(client);
+    let kept = match ends.direct_remote {
+        SocketAddr::V4(_) => socket.original_dst_v4(),
+        SocketAddr::V6(_) => socket.original_dst_v6(),
+    };
+    // Without a redirect the kernel knows of none, and the address is the listener's own, which no chain takes.
+    let destination = kept.ok().and_then(|address| address.as_socket()).unwrap_or(ends.destination);
+    Ends { destination, ..ends }
+}
