@@ -31,6 +31,10 @@ e2e-scripted *ARGS:
 e2e-istiod:
     .ci/e2e istiod
 
+# The gateway, register and deregister on a real Kubernetes API server; its first build takes minutes
+e2e-kubernetes:
+    .ci/e2e kubernetes
+
 # Envoy and Eastgate on one control plane, compared, also as istioctl prints them; its first build takes minutes
 e2e-judge:
     .ci/e2e judge
@@ -50,6 +54,7 @@ scale:
 # Rewrites the golden files from what the code makes now; read the difference before you commit it
 golden:
     UPDATE=1 cargo test -p eastgate-config --test golden
+    UPDATE=1 cargo test -p eastgate --lib -- kubernetes::permissions
 
 # Three pods of httpbin for the five-minute walk (README)
 pods:

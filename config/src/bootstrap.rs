@@ -17,11 +17,13 @@ use crate::xds::{ExtraType, NAME_TABLE};
 
 pub mod dns;
 mod keys;
+mod kubernetes;
 mod layers;
 mod vm;
 pub mod xds;
 pub use dns::Dns;
 pub use keys::{KEYS, Key};
+pub use kubernetes::Kubernetes;
 pub use layers::{Error, Layers};
 pub use vm::Vm;
 pub use xds::Xds;
@@ -93,6 +95,7 @@ pub struct Source {
     pub mesh_dir: Option<PathBuf>,
     #[serde(deserialize_with = "empty_is_none")]
     pub xds_file: Option<PathBuf>,
+    pub kubernetes: Kubernetes,
 }
 
 /// Where listeners bind.
@@ -313,10 +316,12 @@ impl Settings {
             return wrong("relay.idle_timeout", "give a duration above 0, such as 1h");
         }
         self.xds.validate()?;
+        self.source.kubernetes.validate()?;
         self.dns.validate()?;
         let sources = [
             ("source.mesh_dir (--mesh-dir)", self.source.mesh_dir.is_some()),
             ("source.xds_file (--xds-file)", self.source.xds_file.is_some()),
+            ("source.kubernetes.config (--kubernetes)", self.source.kubernetes.config.is_some()),
             ("xds.addresses (--xds)", !self.xds.addresses.is_empty()),
             ("vm.config_dir (vm run)", self.vm.config_dir.is_some()),
         ];

@@ -27,6 +27,7 @@ mod export;
 mod files;
 mod findings;
 mod gateway;
+mod gateway_api;
 mod index;
 mod listeners;
 mod names;
@@ -72,11 +73,14 @@ pub struct Options {
     pub bind: BTreeMap<u16, SocketAddr>,
     /// Whether a client of an `AUTO_PASSTHROUGH` server must offer one of the mesh's own protocols (ALPN).
     pub require_istio_alpn: bool,
-    /// The rewrites of `AUTO_PASSTHROUGH` listeners that no EnvoyFilter speaks of.
-    pub rewrites: Vec<Rewrite>,
+    /// The rewrites of `AUTO_PASSTHROUGH` listeners that no EnvoyFilter speaks of. None: `.global` names are aliases of
+    /// `.svc.` names in the cluster's domain, if the gateway uses services of its own network; behind an egress gateway
+    /// there is another gateway, which does that.
+    pub rewrites: Option<Vec<Rewrite>>,
     /// For a connection attempt, where no DestinationRule says otherwise.
     pub connect_timeout: Duration,
-    /// The network of the gateway, of its Pods and of whatever names none.
+    /// The network of the gateway, of its Pods and of whatever names none. Empty: the one that the root namespace of the
+    /// gateway's own cluster is labelled with.
     pub network: String,
     /// The networks whose endpoints are used; empty is the gateway's own.
     pub network_view: Vec<String>,
@@ -93,7 +97,7 @@ impl Default for Options {
 }
 
 impl Options {
-    /// The defaults in a cluster of this domain, with `.global` names as aliases of `.svc.` names in it.
+    /// The defaults in a cluster of this domain.
     pub fn for_domain(cluster_domain: &str) -> Self {
         Self {
             cluster_domain: cluster_domain.to_owned(),
@@ -102,7 +106,7 @@ impl Options {
             bind_address: Ipv4Addr::UNSPECIFIED.into(),
             bind: BTreeMap::new(),
             require_istio_alpn: true,
-            rewrites: vec![Rewrite::global_to(cluster_domain)],
+            rewrites: None,
             connect_timeout: DEFAULT_CONNECT_TIMEOUT,
             network: String::new(),
             network_view: Vec::new(),

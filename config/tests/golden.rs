@@ -39,7 +39,7 @@ fn options_of(case: &str) -> (&str, Options) {
         "mesh-expansion-egress" => {
             let egress = labelled("istio-egressgateway", "egressgateway");
             let network_view = vec!["external".to_owned()];
-            ("mesh-expansion", Options { network_view, rewrites: Vec::new(), ..egress })
+            ("mesh-expansion", Options { network_view, ..egress })
         }
         _ => (case, Options::default()),
     }

@@ -30,7 +30,7 @@ use crate::listener::Shared;
 use crate::metrics::Metrics;
 use crate::publish::Publisher;
 use crate::readiness::{Readiness, Wait};
-use crate::source::{files, vm, xds};
+use crate::source::{files, kubernetes, vm, xds};
 use crate::table::Table;
 use crate::tls::Mesh;
 use crate::upstream::resolve;
@@ -258,6 +258,12 @@ fn source(
         tasks.spawn(async move { Ok(files::run(root, options, snapshots).await?) });
         return Ok((None, Node::default()));
     }
+    if settings.source.kubernetes.config.is_some() {
+        let (options, settings) = (options(settings)?, Arc::clone(settings));
+        let ends = kubernetes::Ends { snapshots, metrics: metrics.kubernetes.clone() };
+        tasks.spawn(async move { Ok(kubernetes::run(settings, options, ends).await?) });
+        return Ok((None, Node::default()));
+    }
     let identity = xds::identity(settings);
     if let Some(path) = settings.source.xds_file.clone() {
         let (options, node) = (settings.xds_options(), identity.node.clone());
@@ -267,7 +273,7 @@ fn source(
     anyhow::ensure!(
         !settings.xds.addresses.is_empty(),
         "nothing to serve: give --mesh-dir DIR (source.mesh_dir in the settings) with Istio and Kubernetes YAML, \
-         --xds ADDRESS (xds.addresses) of a control plane, or --xds-file FILE (source.xds_file) of xDS resources",
+         --kubernetes (source.kubernetes.config), --xds ADDRESS (xds.addresses) of a control plane, or --xds-file FILE (source.xds_file) of xDS resources",
     );
     let (handle, commands) = control_plane::handle();
     let (metrics, readiness) = (metrics.xds.clone(), readiness.clone());
@@ -310,28 +316,22 @@ fn control(
 /// # Errors
 /// A rewrite's pattern is none.
 pub fn options(settings: &Settings) -> anyhow::Result<Options> {
-    let domain = &settings.node.cluster_domain;
     let rules = settings.routing.rewrites.iter().map(|rule| Rewrite::new(&rule.pattern, &rule.replacement));
     let rewrites = rules.collect::<Result<Vec<_>, _>>()?;
-    let mut options = Options {
-        cluster_domain: domain.clone(),
+    Ok(Options {
+        cluster_domain: settings.node.cluster_domain.clone(),
         namespace: settings.node.namespace.clone(),
         labels: settings.node.labels.clone(),
         bind_address: settings.listen.address,
         bind: settings.listen.ports.clone(),
         require_istio_alpn: settings.routing.require_istio_alpn,
-        rewrites,
+        rewrites: Some(rewrites).filter(|rewrites| !rewrites.is_empty()),
         connect_timeout: settings.upstream.connect_timeout,
         network: settings.node.network.clone(),
         network_view: settings.node.network_view.clone(),
         automatic_addresses: settings.dns.automatic_addresses,
         originate: None,
-    };
-    // Behind an egress gateway there is another gateway, which does that.
-    if options.rewrites.is_empty() && options.sees_own_network() {
-        options.rewrites.push(Rewrite::global_to(domain));
-    }
-    Ok(options)
+    })
 }
 
 /// Keeps the sockets in step with the table, until accepting is to stop.

@@ -9,6 +9,7 @@ use eastgate_config::bootstrap::{KEYS, Layers, Settings};
 use serde_json::{Value, json};
 
 use crate::hello_command::HelloArgs;
+use crate::register::{DeregisterArgs, RegisterArgs};
 use crate::xds_command::XdsArgs;
 
 mod vm;
@@ -43,6 +44,10 @@ pub enum Command {
     Dns(DnsArgs),
     /// Ask a running gateway about its control plane: status, log, diff, release
     Xds(XdsArgs),
+    /// Register a workload outside of Kubernetes as an endpoint of a service
+    Register(RegisterArgs),
+    /// Remove what register made, and nothing else
+    Deregister(DeregisterArgs),
     /// Join a VM or bare-metal host to the mesh
     Vm {
         /// What to do for it.
@@ -94,6 +99,9 @@ pub struct SettingsArgs {
     /// Serve the Istio and Kubernetes resources in this directory, and watch it
     #[arg(long, value_name = "DIR")]
     pub mesh_dir: Option<PathBuf>,
+    /// Serve what a Kubernetes API has: in-cluster, a kubeconfig, or auto [default: auto]
+    #[arg(long, value_name = "CONFIG", num_args = 0..=1, default_missing_value = "auto")]
+    pub kubernetes: Option<String>,
     /// Serve what this control plane says: HOST:15012 (TLS), http://HOST:15010 or unix:/PATH (repeatable, by priority)
     #[arg(long, value_name = "ADDRESS")]
     pub xds: Vec<String>,
@@ -163,6 +171,7 @@ impl SettingsArgs {
             .environment(environment)?
             .flag("source.mesh_dir", self.mesh_dir.as_deref().map(path))
             .flag("source.xds_file", self.xds_file.as_deref().map(path))
+            .flag("source.kubernetes.config", self.kubernetes.clone())
             .flag("xds.addresses", (!self.xds.is_empty()).then(|| json!(self.xds)))
             .flag("dns.addresses", (!self.dns.is_empty()).then(|| json!(self.dns)))
             .flag("listen.ports", map(&self.listen))

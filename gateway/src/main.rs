@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use eastgate::args::{self, CheckArgs, Command, DnsArgs, Eastgate, VmCommand};
-use eastgate::{app, check, demo, signals, telemetry, vm, xds_command};
+use eastgate::{app, check, demo, register, signals, telemetry, vm, xds_command};
 use eastgate_config::bootstrap::Settings;
 
 fn main() -> ExitCode {
@@ -32,6 +32,8 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
             check::dns(name.as_deref(), &kind, &settings, &app::options(&settings)?)
         }
         Command::Xds(args) => control_runtime()?.block_on(xds_command::run(&args)),
+        Command::Register(args) => control_runtime()?.block_on(register::register(args)),
+        Command::Deregister(args) => control_runtime()?.block_on(register::deregister(args)),
         Command::Config(settings) => {
             print!("{}", serde_saphyr::to_string(&settings.settings(std::env::vars())?)?);
             Ok(ExitCode::SUCCESS)

@@ -9,11 +9,13 @@ use prometheus::{
 mod dns;
 mod downstream;
 pub mod family;
+mod kubernetes;
 pub mod per_thread;
 mod tls;
 mod xds;
 pub use dns::Dns;
 pub use downstream::{Downstream, Listener, OpenConnection};
+pub use kubernetes::Kubernetes;
 pub use tls::Tls;
 pub use xds::{Xds, timestamp};
 
@@ -30,6 +32,8 @@ pub struct Metrics {
     pub table: Table,
     /// The conversation with the control plane.
     pub xds: Xds,
+    /// What the Kubernetes source hears.
+    pub kubernetes: Kubernetes,
     /// DNS.
     pub dns: Dns,
     /// The process's own end of the mesh's TLS.
@@ -78,6 +82,7 @@ impl Metrics {
                 publish_seconds: made.seconds("publish_seconds", "From a snapshot to its table in use")?,
             },
             xds: Xds::new(&made)?,
+            kubernetes: Kubernetes::new(&made)?,
             dns: Dns::new(&made)?,
             tls: Tls::new(&made)?,
             access_log_dropped: made.counter("access_log_dropped_total", "Access-log records lost")?,

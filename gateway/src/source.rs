@@ -1,5 +1,6 @@
 //! Where snapshots come from.
 
 pub mod files;
+pub mod kubernetes;
 pub mod vm;
 pub mod xds;

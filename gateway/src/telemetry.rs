@@ -6,12 +6,16 @@ use anyhow::Context;
 use eastgate_config::bootstrap::{Format, Log};
 use tracing_subscriber::EnvFilter;
 
+/// The Kubernetes client logs every attempt that fails as an error; the source says the same once. `log.level` may name
+/// them and have them speak.
+const OTHERS: &str = "kube_client=off,kube_runtime=off";
+
 /// Starts the log.
 ///
 /// # Errors
 /// The level is none.
 pub fn start(settings: &Log) -> anyhow::Result<()> {
-    let filter = EnvFilter::try_new(&settings.level).with_context(|| {
+    let filter = EnvFilter::try_new(format!("{OTHERS},{}", settings.level)).with_context(|| {
         format!("log.level: {:?} is no level; give error, warn, info or debug", settings.level)
     })?;
     let log =

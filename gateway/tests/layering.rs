@@ -15,6 +15,7 @@ const ROWS: &[&[&str]] = &[
         "metrics",
         "drain",
         "gate",
+        "kubernetes",
         "readiness",
         "signals",
         "telemetry",
@@ -24,7 +25,7 @@ const ROWS: &[&[&str]] = &[
     &["listener"],
     &["connection", "publish"],
     &["accept", "source", "dns", "admin", "restart", "hello_command", "xds_command"],
-    &["app"],
+    &["app", "register"],
     &["check", "vm"],
     &["args", "demo", "main"],
 ];

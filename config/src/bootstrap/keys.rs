@@ -32,7 +32,10 @@ pub const KEYS: &[Key] = &[
     key("node.cluster_domain", "the suffix of the cluster's own names"),
     key("node.address", "the gateway's own address in its xDS node; empty: INSTANCE_IP, or the first found"),
     key("node.trust_domain", "the SPIFFE trust domain of the gateway's own certificate"),
-    key("node.network", "the network of the gateway, its cluster's Pods, and every endpoint that names none"),
+    key(
+        "node.network",
+        "the network of the gateway, its cluster's Pods, and every endpoint that names none; empty: as istio-system is labelled",
+    ),
     key(
         "node.network_view",
         "networks whose endpoints are used; empty: the gateway's own, and for an egress gateway: external",
@@ -40,6 +43,23 @@ pub const KEYS: &[Key] = &[
     key("node.metadata", "a map laid over the xDS node's metadata; values are text, as Istio wants them"),
     key("source.mesh_dir", "a directory of Istio and Kubernetes resources to serve, watched for changes"),
     key("source.xds_file", "a file of xDS resources to serve, as a DiscoveryResponse, watched for changes"),
+    key(
+        "source.kubernetes.config",
+        "serve what a Kubernetes API has: in-cluster, the path of a kubeconfig, or auto (in a Pod, else as kubectl)",
+    ),
+    key("source.kubernetes.context", "the kubeconfig's context; empty: its current one"),
+    key(
+        "source.kubernetes.remote_dir",
+        "a directory of kubeconfigs of the mesh's other clusters, each named by its file; their services count, too",
+    ),
+    key(
+        "source.kubernetes.remote_secrets",
+        "the same from Secrets of node.namespace labelled istio/multiCluster=true",
+    ),
+    key("source.kubernetes.remote_timeout", "how long the first table waits for the other clusters"),
+    key("source.kubernetes.look_again", "how often a kind that is not installed is looked for"),
+    key("source.kubernetes.coalesce", "changes within this time become one table"),
+    key("source.kubernetes.page_size", "objects in one answer to a list"),
     key(
         "xds.addresses",
         "control planes by priority: HOST:15012 is TLS, HOST:15010 and http:// plaintext, or unix:/PATH",

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 
 use super::Options;
 use super::export::Export;
+use super::networks::Networks;
 use super::resource::Object;
 use super::schema::{Labels, selects};
 use super::service::{Addresses, EndpointSlice, Pod, Service, SliceEndpoint};
@@ -74,16 +75,25 @@ pub(super) struct Member<'a> {
 
 impl<'a> Catalog<'a> {
     /// Collects them. Kubernetes' own services come first, so that a ServiceEntry cannot take the name of one.
-    pub(super) fn new(resources: &Resources<'a>, options: &Options, out: &mut Output) -> Self {
+    pub(super) fn new(
+        resources: &Resources<'a>,
+        options: &Options,
+        networks: &Networks<'a>,
+        out: &mut Output,
+    ) -> Self {
         let cluster_domain = options.cluster_domain.as_str();
         let mut catalog = Self::default();
         let slices = slices_by_service(resources);
-        let pods: Pods<'_> = resources.pods.iter().map(|(object, pod)| (full_name(object), *pod)).collect();
+        let pods = resources.pods.iter().map(|(object, pod)| {
+            let (namespace, name) = full_name(object);
+            ((object.cluster.as_str(), namespace, name), *pod)
+        });
+        let behind = Behind { pods: pods.collect(), networks };
         for &(object, service) in &resources.services {
             let none = Vec::new();
             let slices = slices.get(&full_name(object)).unwrap_or(&none);
             let workloads = selected_workloads(object, service.selector.as_ref(), resources);
-            let service = of_kubernetes(object, service, slices, &pods, &workloads, options);
+            let service = of_kubernetes(object, service, slices, &behind, &workloads, cluster_domain);
             if let Some(service) = service {
                 catalog.add(service, out);
             }
@@ -95,7 +105,7 @@ impl<'a> Catalog<'a> {
                 let home = format!(".{}.svc.{cluster_domain}", object.name.namespace);
                 for host in entry.hosts.iter().filter(|host| host.to_string().ends_with(&home) == is_at_home)
                 {
-                    catalog.add(of_entry(object, entry, host, &selected, options), out);
+                    catalog.add(of_entry(object, entry, host, &selected, networks), out);
                 }
             }
         }
@@ -134,8 +144,12 @@ fn full_name(object: &Object) -> (&str, &str) {
     (&object.name.namespace, &object.name.name)
 }
 
-/// By namespace and name.
-type Pods<'a> = BTreeMap<(&'a str, &'a str), &'a Pod>;
+/// What stands behind the addresses of EndpointSlices.
+struct Behind<'n, 'a> {
+    /// By cluster, namespace and name.
+    pods: BTreeMap<(&'a str, &'a str, &'a str), &'a Pod>,
+    networks: &'n Networks<'a>,
+}
 type Slices<'a> = Vec<(&'a Object, &'a EndpointSlice)>;
 
 fn slices_by_service<'a>(resources: &Resources<'a>) -> BTreeMap<(&'a str, &'a str), Slices<'a>> {
@@ -150,30 +164,20 @@ fn of_kubernetes<'a>(
     object: &'a Object,
     service: &'a Service,
     slices: &Slices<'a>,
-    pods: &Pods<'a>,
+    behind: &Behind<'_, 'a>,
     workloads: &[NamedWorkload<'a>],
-    options: &Options,
+    cluster_domain: &str,
 ) -> Option<MeshService<'a>> {
     let (namespace, name) = full_name(object);
-    let cluster_domain = &options.cluster_domain;
-    // Pods are in the gateway's own network.
-    let slices = if options.sees_own_network() { slices.as_slice() } else { &[] };
-    let (workloads, unseen) = seen(workloads, options);
+    let (workloads, mut unseen) = seen(workloads, behind.networks);
     // Names that Kubernetes takes are names here; anything else can only come from a file.
     let host = format!("{name}.{namespace}.svc.{cluster_domain}").parse().ok()?;
     let mut ports = BTreeMap::new();
     for port in &service.ports {
-        let mut members: Vec<Member<'a>> = Vec::new();
-        for (slice_object, slice) in slices {
-            let targets = slice.ports.iter().filter(|(name, _)| *name == port.name);
-            for (_, target) in targets {
-                let endpoints = slice.endpoints.iter();
-                members
-                    .extend(endpoints.map(|endpoint| of_slice(endpoint, *target, slice_object, slice, pods)));
-            }
-        }
-        members
-            .extend(workloads.iter().map(|workload| of_workload(workload, &port.name, port.target, options)));
+        let mut members = of_slices(slices, &port.name, behind, &mut unseen);
+        members.extend(
+            workloads.iter().map(|workload| of_workload(workload, &port.name, port.target, behind.networks)),
+        );
         members.extend(service.external_name.as_ref().map(|name| {
             let address = Address::Dns { host: name.to_string(), port: port.number };
             let endpoint = Endpoint::new(address);
@@ -186,29 +190,58 @@ fn of_kubernetes<'a>(
     Some(MeshService { host, object, exported, external, resolved: true, addresses, ports, unseen })
 }
 
-/// An endpoint of an EndpointSlice: its Pod's labels count, and the slice's own where the Pod is not known.
+/// The endpoints of EndpointSlices for the port with this name, and the networks of those that the gateway does not see.
+fn of_slices<'a>(
+    slices: &Slices<'a>,
+    port: &str,
+    behind: &Behind<'_, 'a>,
+    unseen: &mut BTreeSet<&'a str>,
+) -> Vec<Member<'a>> {
+    let mut members = Vec::new();
+    for (object, slice) in slices {
+        for (_, target) in slice.ports.iter().filter(|(name, _)| name == port) {
+            for endpoint in &slice.endpoints {
+                match of_slice(endpoint, *target, object, slice, behind) {
+                    Ok(member) => members.push(member),
+                    Err(network) => {
+                        unseen.insert(network);
+                    }
+                }
+            }
+        }
+    }
+    members
+}
+
+/// An endpoint of an EndpointSlice, or its network, if the gateway does not see that: its Pod's labels count, and the
+/// slice's own where the Pod is not known.
 fn of_slice<'a>(
     endpoint: &SliceEndpoint,
     port: u16,
     object: &'a Object,
     slice: &EndpointSlice,
-    pods: &Pods<'a>,
-) -> Member<'a> {
+    behind: &Behind<'_, 'a>,
+) -> Result<Member<'a>, &'a str> {
     let name = endpoint.pod.as_ref();
-    let pod = name.and_then(|(namespace, name)| pods.get(&(namespace.as_str(), name.as_str())));
-    Member {
+    let pod = name.and_then(|(namespace, name)| behind.pods.get(&(&*object.cluster, &**namespace, &**name)));
+    let labels = pod.map_or(&object.labels, |pod| &pod.labels);
+    let network = behind.networks.of_pod(&object.cluster, labels);
+    if !behind.networks.sees(network) {
+        return Err(network);
+    }
+    Ok(Member {
         endpoint: Endpoint {
             health: endpoint.health,
             workload: name.map(|(namespace, name)| format!("{namespace}/{name}")).unwrap_or_default(),
             ..Endpoint::new(Address::Socket(SocketAddr::new(endpoint.address, port)))
         },
         locality: pod.map_or_else(|| endpoint.locality.clone(), |pod| pod.complete(&endpoint.locality)),
-        labels: pod.map_or(&object.labels, |pod| &pod.labels),
+        labels,
         mesh_tls: match pod {
             Some(pod) if pod.labels.contains_key(TLS_MODE) => Some(speaks_mesh_tls(&pod.labels)),
             _ => Some(slice.mesh_tls),
         },
-    }
+    })
 }
 
 /// A workload, and the name it has where it is a resource of its own.
@@ -217,10 +250,10 @@ type NamedWorkload<'a> = (String, &'a Workload);
 /// Those in networks that the gateway sees, and the networks of the others.
 fn seen<'a>(
     workloads: &[NamedWorkload<'a>],
-    options: &Options,
+    networks: &Networks<'_>,
 ) -> (Vec<NamedWorkload<'a>>, BTreeSet<&'a str>) {
     let (seen, unseen): (Vec<_>, Vec<_>) =
-        workloads.iter().cloned().partition(|(_, workload)| options.sees(&workload.network));
+        workloads.iter().cloned().partition(|(_, workload)| networks.sees(&workload.network));
     (seen, unseen.into_iter().map(|(_, workload)| workload.network.as_str()).collect())
 }
 
@@ -229,7 +262,7 @@ fn of_workload<'a>(
     (name, workload): &NamedWorkload<'a>,
     port: &str,
     target: u16,
-    options: &Options,
+    networks: &Networks<'_>,
 ) -> Member<'a> {
     let number = workload.ports.get(port).copied().unwrap_or(target);
     let address = match &workload.address {
@@ -241,7 +274,7 @@ fn of_workload<'a>(
         locality: workload.locality.clone(),
         labels: &workload.labels,
         // Other networks are reached through their gateways, which take nothing but mesh TLS.
-        mesh_tls: workload.mesh_tls.or((!options.is_own_network(&workload.network)).then_some(true)),
+        mesh_tls: workload.mesh_tls.or((!networks.is_own(&workload.network)).then_some(true)),
     }
 }
 
@@ -268,17 +301,17 @@ fn of_entry<'a>(
     entry: &'a ServiceEntry,
     host: &'a Pattern,
     selected: &[NamedWorkload<'a>],
-    options: &Options,
+    networks: &Networks<'_>,
 ) -> MeshService<'a> {
     let own = entry.endpoints_of(host).map(|workload| (String::new(), workload));
     let workloads: Vec<NamedWorkload<'a>> = own.chain(selected.iter().cloned()).collect();
-    let (workloads, unseen) = seen(&workloads, options);
+    let (workloads, unseen) = seen(&workloads, networks);
     let ports = entry.ports.iter().map(|port| {
         (
             port.number,
             workloads
                 .iter()
-                .map(|workload| of_workload(workload, &port.name, port.target, options))
+                .map(|workload| of_workload(workload, &port.name, port.target, networks))
                 .collect(),
         )
     });

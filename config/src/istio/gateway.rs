@@ -71,6 +71,11 @@ impl Host {
 }
 
 impl Gateway {
+    /// One that serves nothing.
+    pub(super) fn none() -> Self {
+        Self { selector: Labels::new(), servers: Vec::new() }
+    }
+
     /// Checks a Gateway of this namespace.
     pub(super) fn parse(gateway: &schema::Gateway, namespace: &str, findings: &mut Findings) -> Self {
         if gateway.servers.is_empty() {

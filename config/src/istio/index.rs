@@ -40,7 +40,15 @@ impl Index {
     /// Says what is wrong with it; where it has a name, the snapshot says so too until a good version or a `delete`
     /// comes.
     pub fn apply(&mut self, resource: Value) -> Result<(), Vec<Rejection>> {
-        match resource::read(document::without_lines(resource), None) {
+        self.apply_in("", resource)
+    }
+
+    /// The same, for a resource of this cluster of the mesh; the gateway's own has no name.
+    ///
+    /// # Errors
+    /// As of [`apply`](Self::apply).
+    pub fn apply_in(&mut self, cluster: &str, resource: Value) -> Result<(), Vec<Rejection>> {
+        match resource::read(document::without_lines(resource), None).of_cluster(cluster) {
             Decoded::Nameless(origin, refusal) => Err(vec![nameless(&origin, refusal)]),
             decoded => match self.put(decoded) {
                 Some(key) => match self.rejections_of(&key) {
@@ -55,7 +63,7 @@ impl Index {
     /// Forgets a resource and everything that was said of it.
     pub fn delete(&mut self, kind: &str, namespace: &str, name: &str) {
         if let Some(kind) = Kind::ALL.into_iter().find(|known| known.as_str() == kind) {
-            self.entries.remove(&Key { kind, namespace: namespace.to_owned(), name: name.to_owned() });
+            self.delete_in("", kind, namespace, name);
         }
         let resource =
             ResourceName { kind: kind.to_owned(), namespace: namespace.to_owned(), name: name.to_owned() };
@@ -63,6 +71,36 @@ impl Index {
             resources.remove(&resource);
         }
         self.unused.retain(|_, resources| !resources.is_empty());
+    }
+
+    /// Forgets a resource of this cluster.
+    pub fn delete_in(&mut self, cluster: &str, kind: Kind, namespace: &str, name: &str) {
+        let key = Key { kind, namespace: namespace.into(), name: name.into(), cluster: cluster.into() };
+        self.entries.remove(&key);
+    }
+
+    /// Forgets all resources of a kind in this cluster but those with these namespaces and names, as after listing them
+    /// anew.
+    pub fn retain_in(&mut self, cluster: &str, kind: Kind, listed: &BTreeSet<(String, String)>) {
+        self.entries.retain(|key, _| {
+            key.kind != kind
+                || key.cluster != cluster
+                || listed.contains(&(key.namespace.clone(), key.name.clone()))
+        });
+    }
+
+    /// Forgets a cluster that does not belong to the mesh any more.
+    pub fn forget(&mut self, cluster: &str) {
+        self.entries.retain(|key, _| key.cluster != cluster);
+    }
+
+    /// How many resources there are, by cluster and kind.
+    pub fn counts(&self) -> BTreeMap<(&str, Kind), usize> {
+        let mut counts = BTreeMap::new();
+        for key in self.entries.keys() {
+            *counts.entry((key.cluster.as_str(), key.kind)).or_default() += 1;
+        }
+        counts
     }
 
     /// Takes these as all resources of a kind, as after listing them anew; others of the kind are forgotten, and bad

@@ -79,7 +79,12 @@ fn rewrites(
         }
     }
     found.dedup();
-    if found.is_empty() { options.rewrites.clone() } else { found }
+    match &options.rewrites {
+        _ if !found.is_empty() => found,
+        Some(rewrites) => rewrites.clone(),
+        None if world.networks.sees_own() => vec![Rewrite::global_to(&options.cluster_domain)],
+        None => Vec::new(),
+    }
 }
 
 /// Adds a chain, less the names that another chain of the listener already takes from the same clients.

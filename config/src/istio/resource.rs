@@ -3,11 +3,14 @@
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
+use super::ROOT_NAMESPACE;
 use super::destination_rule::DestinationRule;
 use super::document::Document;
 use super::envoy_filter::EnvoyFilter;
 use super::findings::{Findings, Origin};
 use super::gateway::Gateway;
+use super::gateway_api;
+use super::networks::Namespace;
 use super::schema::{self, Labels, Metadata, decode};
 use super::service::{EndpointSlice, Pod, Service};
 use super::service_entry::{ServiceEntry, Workload};
@@ -35,6 +38,12 @@ pub enum Kind {
     EndpointSlice,
     /// The core group.
     Pod,
+    /// The core group. Only the mesh's root namespace matters: its label names the cluster's network.
+    Namespace,
+    /// The Gateway API's (`gateway.networking.k8s.io`), of class `eastgate`.
+    ClassGateway,
+    /// `gateway.networking.k8s.io`
+    TlsRoute,
 }
 
 const ISTIO: &str = "networking.istio.io";
@@ -43,7 +52,7 @@ const DEFAULT_NAMESPACE: &str = "default";
 
 impl Kind {
     /// Every kind, for whoever has to list and watch them.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 12] = [
         Self::Gateway,
         Self::VirtualService,
         Self::DestinationRule,
@@ -53,12 +62,15 @@ impl Kind {
         Self::Service,
         Self::EndpointSlice,
         Self::Pod,
+        Self::Namespace,
+        Self::ClassGateway,
+        Self::TlsRoute,
     ];
 
     /// As in a resource's `kind`.
     pub fn as_str(self) -> &'static str {
         match self {
-            Self::Gateway => "Gateway",
+            Self::Gateway | Self::ClassGateway => "Gateway",
             Self::VirtualService => "VirtualService",
             Self::DestinationRule => "DestinationRule",
             Self::ServiceEntry => "ServiceEntry",
@@ -67,14 +79,17 @@ impl Kind {
             Self::Service => "Service",
             Self::EndpointSlice => "EndpointSlice",
             Self::Pod => "Pod",
+            Self::Namespace => "Namespace",
+            Self::TlsRoute => "TLSRoute",
         }
     }
 
     /// The API group; empty for the core group.
     pub fn group(self) -> &'static str {
         match self {
-            Self::Service | Self::Pod => "",
+            Self::Service | Self::Pod | Self::Namespace => "",
             Self::EndpointSlice => "discovery.k8s.io",
+            Self::ClassGateway | Self::TlsRoute => gateway_api::GROUP,
             _ => ISTIO,
         }
     }
@@ -82,17 +97,34 @@ impl Kind {
     /// The versions of the API group that are read, the one to ask an API server for first.
     pub fn versions(self) -> &'static [&'static str] {
         match self {
-            Self::Service | Self::Pod => &["v1"],
+            Self::Service | Self::Pod | Self::Namespace => &["v1"],
             Self::EndpointSlice => &["v1", "v1beta1"],
             Self::EnvoyFilter => &["v1alpha3"],
+            Self::ClassGateway => &["v1", "v1beta1"],
+            Self::TlsRoute => &["v1", "v1alpha3", "v1alpha2"],
             _ => &["v1", "v1beta1", "v1alpha3"],
         }
+    }
+
+    /// Of the clusters of a mesh, only the gateway's own gives its configuration; the others give their services.
+    pub fn is_of_every_cluster(self) -> bool {
+        matches!(self, Self::Service | Self::EndpointSlice | Self::Pod | Self::Namespace)
+    }
+
+    /// All that matters of it is in its metadata.
+    pub fn is_metadata(self) -> bool {
+        matches!(self, Self::Pod | Self::Namespace)
+    }
+
+    /// The only object of the kind that matters, by name.
+    pub fn only(self) -> Option<&'static str> {
+        (self == Self::Namespace).then_some(ROOT_NAMESPACE)
     }
 
     /// As in the API's paths.
     pub fn plural(self) -> &'static str {
         match self {
-            Self::Gateway => "gateways",
+            Self::Gateway | Self::ClassGateway => "gateways",
             Self::VirtualService => "virtualservices",
             Self::DestinationRule => "destinationrules",
             Self::ServiceEntry => "serviceentries",
@@ -101,16 +133,20 @@ impl Kind {
             Self::Service => "services",
             Self::EndpointSlice => "endpointslices",
             Self::Pod => "pods",
+            Self::Namespace => "namespaces",
+            Self::TlsRoute => "tlsroutes",
         }
     }
 }
 
-/// A resource's identity. Ordered by kind, then namespace, then name.
+/// A resource's identity. Ordered by kind, then namespace, name and cluster.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(super) struct Key {
     pub(super) kind: Kind,
     pub(super) namespace: String,
     pub(super) name: String,
+    /// Empty for the gateway's own.
+    pub(super) cluster: String,
 }
 
 impl Key {
@@ -127,6 +163,8 @@ impl Key {
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Object {
     pub(super) name: ResourceName,
+    /// Empty for the gateway's own.
+    pub(super) cluster: String,
     pub(super) origin: Origin,
     /// `metadata.labels`
     pub(super) labels: Labels,
@@ -147,6 +185,7 @@ pub(super) enum Spec {
     Service(Service),
     EndpointSlice(EndpointSlice),
     Pod(Pod),
+    Namespace(Namespace),
 }
 
 /// What a document turned out to be.
@@ -165,6 +204,21 @@ pub(super) enum Decoded {
     Nameless(Origin, (String, String)),
 }
 
+impl Decoded {
+    /// The same, in this cluster.
+    pub(super) fn of_cluster(mut self, cluster: &str) -> Self {
+        match &mut self {
+            Self::Good(key, object) => {
+                cluster.clone_into(&mut key.cluster);
+                cluster.clone_into(&mut object.cluster);
+            }
+            Self::Bad(key, ..) => cluster.clone_into(&mut key.cluster),
+            Self::Unused { .. } | Self::Nameless(..) => {}
+        }
+        self
+    }
+}
+
 /// Reads a document of this file.
 pub(super) fn read(document: Document, file: Option<&str>) -> Decoded {
     let Document { value, lines } = document;
@@ -174,16 +228,25 @@ pub(super) fn read(document: Document, file: Option<&str>) -> Decoded {
         Err(refusal) => return Decoded::Nameless(origin, refusal),
     };
     let Some(kind) = kind else { return Decoded::Unused { group, resource: name, origin } };
-    let key = Key { kind, namespace: name.namespace.clone(), name: name.name.clone() };
+    let key =
+        Key { kind, namespace: name.namespace.clone(), name: name.name.clone(), cluster: String::new() };
     let metadata = decode("metadata", &value["metadata"]).map_err(|refusal| vec![refusal]);
     let metadata = metadata.map(|read: Metadata| Metadata { namespace: name.namespace.clone(), ..read });
     match metadata.and_then(|metadata| Ok((parse(kind, &version, &value, &metadata)?, metadata))) {
         Err(refusals) => Decoded::Bad(key, origin, refusals),
         Ok(((spec, notices), metadata)) => {
             // There are thousands of Pods and EndpointSlices, and nothing to say of their fields later on.
-            let lines = if kind.group() == ISTIO { origin.lines } else { origin.lines.outermost() };
+            let lines = if kind.is_of_every_cluster() { origin.lines.outermost() } else { origin.lines };
             let origin = Origin { lines, ..origin };
-            Decoded::Good(key, Box::new(Object { name, origin, labels: metadata.labels, spec, notices }))
+            let cluster = String::new();
+            let name = match kind {
+                Kind::ClassGateway => ResourceName { name: gateway_api::gateway_name(&name.name), ..name },
+                _ => name,
+            };
+            Decoded::Good(
+                key,
+                Box::new(Object { name, cluster, origin, labels: metadata.labels, spec, notices }),
+            )
         }
     }
 }
@@ -264,6 +327,15 @@ fn parse(kind: Kind, version: &str, value: &Value, metadata: &Metadata) -> Parse
         Kind::EndpointSlice => decoded::<schema::core::EndpointSlice>("", value, found)
             .map(|slice| Spec::EndpointSlice(EndpointSlice::parse(&slice, metadata, found))),
         Kind::Pod => Some(Spec::Pod(Pod { labels: metadata.labels.clone() })),
+        Kind::Namespace => Some(Spec::Namespace(Namespace::parse(metadata))),
+        Kind::ClassGateway => spec_of(value, found).map(|spec: gateway_api::GatewaySpec| {
+            let gateway = spec.translate(found).map(|gateway| Gateway::parse(&gateway, namespace, found));
+            Spec::Gateway(gateway.unwrap_or_else(Gateway::none))
+        }),
+        Kind::TlsRoute => spec_of(value, found).map(|spec: gateway_api::RouteSpec| {
+            let route = spec.translate(namespace, found);
+            Spec::VirtualService(VirtualService::parse(&route, namespace, found))
+        }),
     };
     match spec {
         Some(spec) if findings.refusals.is_empty() => Ok((spec, findings.notices)),

@@ -5,6 +5,7 @@ use std::net::IpAddr;
 
 use super::export::Export;
 use super::findings::Findings;
+use super::networks;
 use super::schema::Labels;
 use super::schema::service_entry::{self as schema, Resolution};
 use super::service::Port;
@@ -15,9 +16,6 @@ use crate::spiffe::IdPattern;
 
 /// Says that a workload speaks mesh TLS, on whatever describes the workload.
 pub(super) const TLS_MODE: &str = "security.istio.io/tlsMode";
-
-/// Says which network a workload is in, where its `network` does not.
-const NETWORK: &str = "topology.istio.io/network";
 
 /// Do a workload's labels say that it speaks mesh TLS?
 pub(super) fn speaks_mesh_tls(labels: &Labels) -> bool {
@@ -137,7 +135,7 @@ impl Workload {
             locality: Locality { region: part(), zone: part(), subzone: part() },
             weight: weight?.max(1),
             network: match schema.network.as_str() {
-                "" => schema.labels.get(NETWORK).cloned().unwrap_or_default(),
+                "" => networks::of_labels(&schema.labels).to_owned(),
                 network => network.to_owned(),
             },
             // istiod takes a workload that has an identity for one that has a sidecar.

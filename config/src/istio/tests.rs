@@ -96,7 +96,7 @@ fn a_host_that_exposes_nothing_is_told_of() {
 
 #[test]
 fn without_a_rewrite_there_are_no_aliases() {
-    let options = Options { rewrites: Vec::new(), ..Options::default() };
+    let options = Options { rewrites: Some(Vec::new()), ..Options::default() };
     let resources =
         vec![gateway("a", server(1, "AUTO_PASSTHROUGH", &["*.global"])), service("bar", "httpbin")];
     assert!(snapshot(resources, &options).listeners["0.0.0.0_1"].filter_chains.is_empty());

@@ -7,6 +7,7 @@ use super::catalog::{Catalog, Member};
 use super::destination_rule::DestinationRule;
 use super::envoy_filter::EnvoyFilter;
 use super::gateway::Gateway;
+use super::networks::{Namespace, Networks};
 use super::resource::{Object, Spec};
 use super::rules::Rules;
 use super::service::{EndpointSlice, Pod, Service};
@@ -32,6 +33,7 @@ pub(super) struct Resources<'a> {
     pub(super) services: Vec<(&'a Object, &'a Service)>,
     pub(super) endpoint_slices: Vec<(&'a Object, &'a EndpointSlice)>,
     pub(super) pods: Vec<(&'a Object, &'a Pod)>,
+    pub(super) namespaces: Vec<(&'a Object, &'a Namespace)>,
 }
 
 impl<'a> Resources<'a> {
@@ -48,6 +50,7 @@ impl<'a> Resources<'a> {
                 Spec::Service(spec) => all.services.push((object, spec)),
                 Spec::EndpointSlice(spec) => all.endpoint_slices.push((object, spec)),
                 Spec::Pod(spec) => all.pods.push((object, spec)),
+                Spec::Namespace(spec) => all.namespaces.push((object, spec)),
             }
         }
         all
@@ -59,6 +62,7 @@ impl<'a> Resources<'a> {
 pub(super) struct World<'a> {
     pub(super) options: &'a Options,
     pub(super) resources: Resources<'a>,
+    pub(super) networks: Networks<'a>,
     pub(super) catalog: Catalog<'a>,
     pub(super) rules: Rules<'a>,
 }
@@ -124,9 +128,10 @@ impl Output {
 pub(super) fn translate<'a>(objects: impl Iterator<Item = &'a Object>, options: &'a Options) -> Snapshot {
     let mut out = Output::default();
     let resources = Resources::new(objects);
-    let catalog = Catalog::new(&resources, options, &mut out);
+    let networks = Networks::new(&resources.namespaces, options);
+    let catalog = Catalog::new(&resources, options, &networks, &mut out);
     let rules = Rules::new(&resources, options);
-    let world = World { options, resources, catalog, rules };
+    let world = World { options, resources, networks, catalog, rules };
     let mut listeners = listeners::translate(&world, &mut out);
     let names = names::translate(&world, &mut out);
     if let Some(how) = options.originate {

@@ -2,7 +2,7 @@
 //!
 //! One task keeps a stream open (`stream`); the loop in [`run`] gives what comes to the `driver`.
 
-mod backoff;
+pub(in crate::source) mod backoff;
 mod certificate;
 mod csr;
 mod driver;

@@ -102,7 +102,7 @@ fn kinds_without_a_use_are_counted_and_istios_own_are_told_of_once() {
         unused("networking.istio.io", "Sidecar", "b"),
         unused("networking.istio.io", "Sidecar", "a"),
         unused("apps", "Deployment", "a"),
-        unused("gateway.networking.k8s.io", "Gateway", "a"),
+        unused("gateway.networking.k8s.io", "HTTPRoute", "a"),
     ]
     .concat();
     let mut index = Index::default();

@@ -15,18 +15,18 @@ const GOOD: Duration = Duration::from_secs(10);
 
 /// A back-off that doubles from [`FIRST`] to [`MOST`].
 #[derive(Debug, Default)]
-pub(super) struct Backoff {
+pub(in crate::source) struct Backoff {
     failures: u32,
 }
 
 impl Backoff {
     /// It went well: the next wait is a short one again.
-    pub(super) fn reset(&mut self) {
+    pub(in crate::source) fn reset(&mut self) {
         self.failures = 0;
     }
 
     /// How long to wait now; `chance` is from 0 to 1.
-    pub(super) fn wait(&mut self, chance: f64) -> Duration {
+    pub(in crate::source) fn wait(&mut self, chance: f64) -> Duration {
         let most = FIRST.saturating_mul(1 << self.failures.min(16)).min(MOST);
         self.failures = self.failures.saturating_add(1);
         most.mul_f64(chance.clamp(0.0, 1.0))
