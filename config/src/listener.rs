@@ -228,6 +228,21 @@ pub struct ChainMatch {
     pub connection: ConnectionMatch,
 }
 
+impl ChainMatch {
+    /// Every connection that came to this port, whatever it begins with: where names do not lead the way, addresses do.
+    pub fn of_port(port: u16) -> Self {
+        Self {
+            server_names: vec![Pattern::Any],
+            connection: ConnectionMatch {
+                transport: Transport::Any,
+                destination_port: Some(port),
+                ..ConnectionMatch::default()
+            },
+            ..Self::default()
+        }
+    }
+}
+
 /// What a connection must be like, beside its name, for a filter chain to take it. An empty list takes any.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash, Serialize)]
 pub struct ConnectionMatch {

@@ -22,22 +22,6 @@ use tonic::codegen::http::uri::PathAndQuery;
 use tonic::transport::Endpoint;
 use tonic_prost::ProstCodec;
 
-fn entry(name: &str, host: &str, addresses: &[String]) -> Value {
-    json!({
-        "apiVersion": "networking.istio.io/v1",
-        "kind": "ServiceEntry",
-        "metadata": { "name": name, "namespace": "bar" },
-        "spec": {
-            "hosts": [host],
-            "location": "MESH_INTERNAL",
-            "ports": [{ "name": "http1", "number": 8000, "protocol": "HTTP" }],
-            "resolution": "DNS",
-            "addresses": addresses,
-            "endpoints": [{ "address": "192.0.2.1", "ports": { "http1": 15443 } }],
-        },
-    })
-}
-
 fn texts(addresses: &[&str]) -> Vec<String> {
     addresses.iter().map(|address| (*address).to_owned()).collect()
 }
@@ -46,10 +30,13 @@ fn documents() -> Vec<(&'static str, Value)> {
     let many: Vec<String> = (1..=200).map(|number| format!("240.1.{number}.1")).collect();
     vec![
         ("gateway.json", gateway(&["*.global"])),
-        ("httpbin.json", entry("httpbin", "httpbin.bar.global", &texts(&["127.255.0.3", "2001:db8::3"]))),
-        ("wild.json", entry("wild", "*.wild.global", &texts(&["240.0.0.4"]))),
-        ("automatic.json", entry("automatic", "automatic.bar.global", &[])),
-        ("many.json", entry("many", "many.bar.global", &many)),
+        (
+            "httpbin.json",
+            addressed_entry("httpbin", "httpbin.bar.global", &texts(&["127.255.0.3", "2001:db8::3"])),
+        ),
+        ("wild.json", addressed_entry("wild", "*.wild.global", &texts(&["240.0.0.4"]))),
+        ("automatic.json", addressed_entry("automatic", "automatic.bar.global", &[])),
+        ("many.json", addressed_entry("many", "many.bar.global", &many)),
     ]
 }
 
@@ -159,7 +146,8 @@ async fn an_edit_changes_the_answer() {
     let at = gateway.app.dns().addresses[0];
     let question = query("new.bar.global.", RecordType::A);
     assert_eq!(over_udp(at, &question).await.metadata.response_code, ResponseCode::NXDomain);
-    gateway.edit("new.json", &entry("new", "NEW.bar.global", &texts(&["240.0.0.9/32"])).to_string());
+    gateway
+        .edit("new.json", &addressed_entry("new", "NEW.bar.global", &texts(&["240.0.0.9/32"])).to_string());
     let changed =
         async { while addresses_in(&over_udp(at, &question).await) != [IpAddr::from([240, 0, 0, 9])] {} };
     tokio::time::timeout(PATIENCE, changed).await.expect("the new name");
@@ -253,7 +241,8 @@ async fn silent_and_oversized_connections_are_closed() {
 async fn other_names_are_another_resolvers_to_answer() {
     // A gateway for another zone is as good a resolver as any.
     let other = start(|layers| layers.flag("dns.zones", Some(json!(["example.net"])))).await;
-    other.edit("other.json", &entry("other", "web.example.net", &texts(&["192.0.2.7"])).to_string());
+    other
+        .edit("other.json", &addressed_entry("other", "web.example.net", &texts(&["192.0.2.7"])).to_string());
     other.admin_until("/names", |text| text.contains("web.example.net")).await;
     let other_at = other.app.dns().addresses[0];
     let deaf = UdpSocket::bind("127.0.0.1:0").await.unwrap();

@@ -10,38 +10,24 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
 use program::Eastgate;
-use serde_json::{Value, json};
-
-fn entry(name: &str, host: &str, addresses: &[String]) -> Value {
-    json!({
-        "apiVersion": "networking.istio.io/v1",
-        "kind": "ServiceEntry",
-        "metadata": { "name": name, "namespace": "bar" },
-        "spec": {
-            "hosts": [host],
-            "location": "MESH_INTERNAL",
-            "ports": [{ "name": "http1", "number": 8000, "protocol": "HTTP" }],
-            "resolution": "DNS",
-            "addresses": addresses,
-            "endpoints": [{ "address": "192.0.2.1", "ports": { "http1": 15443 } }],
-        },
-    })
-}
+use serde_json::json;
+use support::addressed_entry;
 
 /// A gateway as its own process, and the port where it answers.
 async fn start(directory: &Path, automatic: usize) -> (Eastgate, String) {
     let mut items = vec![
         support::gateway(&["*.global"]),
-        entry("httpbin", "httpbin.bar.global", &["127.255.0.3".into(), "2001:db8::3".into()]),
-        entry("wild", "*.wild.global", &["240.0.0.4".into()]),
+        addressed_entry("httpbin", "httpbin.bar.global", &["127.255.0.3".into(), "2001:db8::3".into()]),
+        addressed_entry("wild", "*.wild.global", &["240.0.0.4".into()]),
     ];
-    items.push(entry(
+    items.push(addressed_entry(
         "many",
         "many.bar.global",
         &(1..=200).map(|number| format!("240.1.{number}.1")).collect::<Vec<_>>(),
     ));
     items.extend(
-        (0..automatic).map(|number| entry(&format!("s{number}"), &format!("s{number}.bar.global"), &[])),
+        (0..automatic)
+            .map(|number| addressed_entry(&format!("s{number}"), &format!("s{number}.bar.global"), &[])),
     );
     let mesh = directory.join("mesh");
     std::fs::create_dir(&mesh).unwrap();

@@ -20,7 +20,7 @@ use eastgate_loadtest::client::{self, Client, Expect, Peer};
 use eastgate_loadtest::content;
 use eastgate_loadtest::origin::{self, Clients, Origin, RawOrigin};
 use machine::*;
-use plane::Plane;
+use plane::{Plane, signing_ca};
 use resources::Resources;
 use serde_json::json;
 use support::*;
@@ -140,26 +140,6 @@ async fn a_client_that_is_silent_does_not_hold_its_place_for_ever_and_resets_com
     let error = stream.read_to_end(&mut Vec::new()).await.unwrap_err();
     assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
     assert_eq!(machine.records(2).await[1]["flag"], "UC");
-}
-
-/// A CA that signs whatever it is asked, for so long, as istiod does: the leaf, then the root.
-fn signing_ca(life: Duration) -> (String, impl Fn(String) -> Vec<String> + Send + Sync) {
-    use rcgen::{
-        BasicConstraints, CertificateParams, CertificateSigningRequestParams, IsCa, Issuer, KeyPair,
-    };
-    let mut params = CertificateParams::default();
-    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    let key = KeyPair::generate().unwrap();
-    let root = params.self_signed(&key).unwrap().pem();
-    let issuer = Issuer::new(params, key);
-    let pem = root.clone();
-    let sign = move |csr: String| {
-        let mut request = CertificateSigningRequestParams::from_pem(&csr).unwrap();
-        let now = std::time::SystemTime::now();
-        (request.params.not_before, request.params.not_after) = (now.into(), (now + life).into());
-        vec![request.signed_by(&issuer).unwrap().pem(), pem.clone()]
-    };
-    (root, sign)
 }
 
 async fn istiod(ca: &Ca, sign: impl Fn(String) -> Vec<String> + Send + Sync + 'static, token: &str) -> Plane {

@@ -16,7 +16,7 @@ use std::time::Duration;
 use eastgate_config::bootstrap::Layers;
 use eastgate_loadtest::ca::Ca;
 use fed::*;
-use plane::Plane;
+use plane::{Plane, signing_ca};
 use resources::Resources;
 use support::*;
 use tonic::Code;
@@ -87,27 +87,6 @@ async fn a_unix_socket_is_spoken_to() {
     let mut gateway = Fed::start_in(directory, &[&plane.address], |layers, _| layers).await;
     let address = gateway.ready().await;
     assert!(served(&ca, address).await.is_some());
-}
-
-/// Signs requests as istiod does: the leaf, which lives so long, then the root.
-fn signing_ca(life: Duration) -> (String, impl Fn(String) -> Vec<String> + Send + Sync) {
-    use rcgen::{
-        BasicConstraints, CertificateParams, CertificateSigningRequestParams, IsCa, Issuer, KeyPair,
-    };
-    let mut params = CertificateParams::default();
-    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    let key = KeyPair::generate().unwrap();
-    let root = params.self_signed(&key).unwrap().pem();
-    let issuer = Issuer::new(params, key);
-    let pem = root.clone();
-    let sign = move |csr: String| {
-        let mut request = CertificateSigningRequestParams::from_pem(&csr).unwrap();
-        let now = std::time::SystemTime::now();
-        request.params.not_before = now.into();
-        request.params.not_after = (now + life).into();
-        vec![request.signed_by(&issuer).unwrap().pem(), pem.clone()]
-    };
-    (root, sign)
 }
 
 #[tokio::test]

@@ -48,7 +48,7 @@ pub fn sha256_from(offset: u64, length: u64) -> (String, u64) {
 }
 
 /// The finaliser of SplitMix64: cheap, and without a period that a lost buffer could hide in.
-fn mix(word: u64) -> u64 {
+pub(crate) fn mix(word: u64) -> u64 {
     let mut x = word.wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
     x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);

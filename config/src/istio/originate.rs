@@ -13,9 +13,7 @@ use super::schema::destination_rule::ClientTlsMode;
 use super::service_entry::ServiceEntry;
 use super::translation::{Output, World};
 use crate::cidr::Cidr;
-use crate::listener::{
-    ChainMatch, ChainOptions, ConnectionMatch, FilterChain, Listener, ListenerOptions, Peers, Role, Transport,
-};
+use crate::listener::{ChainMatch, ChainOptions, FilterChain, Listener, ListenerOptions, Peers, Role};
 use crate::names::Names;
 use crate::route::Route;
 use crate::server_name::{Pattern, SubsetKey};
@@ -193,15 +191,7 @@ fn chain(
     out.cluster(&name, members.iter(), &policy, world.options);
     let peers = Peers { server_name: name.parse().ok(), allowed: entry.identities.clone() };
     let chain = FilterChain {
-        matches: ChainMatch {
-            server_names: vec![Pattern::Any],
-            connection: ConnectionMatch {
-                transport: Transport::Any,
-                destination_port: Some(port),
-                ..ConnectionMatch::default()
-            },
-            ..ChainMatch::default()
-        },
+        matches: ChainMatch::of_port(port),
         route: Route::to(name.clone()),
         idle_timeout: policy.pool.and_then(|pool| pool.idle_timeout),
         options: ChainOptions {

@@ -6,11 +6,8 @@ use std::sync::Arc;
 
 use crate::cluster::Cluster;
 use crate::endpoint::{Address, Endpoint};
-use crate::listener::{
-    ChainMatch, ChainOptions, ConnectionMatch, FilterChain, Listener, ListenerOptions, Peers, Role, Transport,
-};
+use crate::listener::{ChainMatch, ChainOptions, FilterChain, Listener, ListenerOptions, Peers, Role};
 use crate::route::Route;
-use crate::server_name::Pattern;
 use crate::snapshot::Snapshot;
 use crate::spiffe::IdPattern;
 
@@ -78,15 +75,7 @@ fn listener(
 fn chain(port: u16, inbound: &Inbound) -> FilterChain {
     let name = format!("inbound|{port}||");
     FilterChain {
-        matches: ChainMatch {
-            server_names: vec![Pattern::Any],
-            connection: ConnectionMatch {
-                transport: Transport::Any,
-                destination_port: Some(port),
-                ..ConnectionMatch::default()
-            },
-            ..ChainMatch::default()
-        },
+        matches: ChainMatch::of_port(port),
         route: Route::to(name.clone()),
         idle_timeout: None,
         options: ChainOptions {

@@ -266,3 +266,20 @@ pub fn client_hello(server_name: &str, alpn: &[&str]) -> Vec<u8> {
     connection.write_tls(&mut bytes).unwrap();
     bytes
 }
+
+/// A ServiceEntry for DNS to answer from, behind a gateway elsewhere.
+pub fn addressed_entry(name: &str, host: &str, addresses: &[String]) -> Value {
+    json!({
+        "apiVersion": "networking.istio.io/v1",
+        "kind": "ServiceEntry",
+        "metadata": { "name": name, "namespace": "bar" },
+        "spec": {
+            "hosts": [host],
+            "location": "MESH_INTERNAL",
+            "ports": [{ "name": "http1", "number": 8000, "protocol": "HTTP" }],
+            "resolution": "DNS",
+            "addresses": addresses,
+            "endpoints": [{ "address": "192.0.2.1", "ports": { "http1": 15443 } }],
+        },
+    })
+}

@@ -352,3 +352,24 @@ impl ads::AggregatedDiscoveryService for Shared {
         Ok(Response::new(Box::pin(answers)))
     }
 }
+
+/// Signs requests as istiod does: the leaf, which lives so long, then the root.
+pub fn signing_ca(life: std::time::Duration) -> (String, impl Fn(String) -> Vec<String> + Send + Sync) {
+    use rcgen::{
+        BasicConstraints, CertificateParams, CertificateSigningRequestParams, IsCa, Issuer, KeyPair,
+    };
+    let mut params = CertificateParams::default();
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    let key = KeyPair::generate().unwrap();
+    let root = params.self_signed(&key).unwrap().pem();
+    let issuer = Issuer::new(params, key);
+    let pem = root.clone();
+    let sign = move |csr: String| {
+        let mut request = CertificateSigningRequestParams::from_pem(&csr).unwrap();
+        let now = std::time::SystemTime::now();
+        request.params.not_before = now.into();
+        request.params.not_after = (now + life).into();
+        vec![request.signed_by(&issuer).unwrap().pem(), pem.clone()]
+    };
+    (root, sign)
+}

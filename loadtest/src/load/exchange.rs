@@ -92,7 +92,7 @@ impl Plan {
 
     /// Where an end's bytes begin in the endless content, so that no two tunnels or directions have the same.
     fn base(&self, end: End) -> u64 {
-        (mix(self.seed ^ (end as u64 + 1)) >> 2) & !7
+        (content::mix(self.seed ^ (end as u64 + 1)) >> 2) & !7
     }
 
     async fn send(&self, write: &mut WriteHalf<'_>, end: End) -> io::Result<()> {
@@ -150,25 +150,18 @@ impl Plan {
     }
 }
 
-fn mix(seed: u64) -> u64 {
-    let mut random = Random::new(seed);
-    random.next()
-}
-
 /// Small and repeatable: both ends must draw the same.
 struct Random(u64);
 
 impl Random {
+    /// Seeds that follow each other must not draw the same, one step apart.
     fn new(seed: u64) -> Self {
-        Self(seed ^ 0x9e37_79b9_7f4a_7c15)
+        Self(content::mix(seed))
     }
 
-    /// SplitMix64.
     fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let x = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        x ^ (x >> 31)
+        self.0 = self.0.wrapping_add(1);
+        content::mix(self.0)
     }
 
     fn below(&mut self, limit: u64) -> u64 {
