@@ -6,14 +6,17 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
 use tokio::net::TcpStream;
+use tokio::time::Instant;
 
 pub mod balance;
 pub mod cluster;
 pub mod dial;
 pub mod endpoint;
+pub mod health;
 pub mod resolve;
 
 pub use cluster::Cluster;
+use health::Outcome;
 
 /// A connection to an endpoint, counted in its cluster and endpoint until it is dropped.
 #[derive(Debug)]
@@ -88,22 +91,12 @@ pub async fn connect(
         *attempted += 1;
         let endpoint = endpoint::InUse::new(Arc::clone(picked));
         let timeout = cluster.config.connect_timeout;
-        match dial::dial(picked.address, timeout).await {
-            Ok(stream) => {
-                stats.connected.fetch_add(1, Relaxed);
-                endpoint.connected();
-                return Ok(Upstream { stream, endpoint, _slot: slot });
-            }
-            Err(error) if error.kind() == io::ErrorKind::TimedOut => {
-                stats.timed_out.fetch_add(1, Relaxed);
-                picked.stats.count_timed_out();
-                last = Some((picked.address, error));
-            }
-            Err(error) => {
-                stats.refused.fetch_add(1, Relaxed);
-                picked.stats.count_refused();
-                last = Some((picked.address, error));
-            }
+        let began = Instant::now();
+        let dialled = dial::dial(picked.address, timeout).await;
+        health::report(cluster, picked, Outcome::of_attempt(&dialled), began.elapsed());
+        match dialled {
+            Ok(stream) => return Ok(Upstream { stream, endpoint, _slot: slot }),
+            Err(error) => last = Some((picked.address, error)),
         }
         tried.push(picked.address);
     }

@@ -12,6 +12,7 @@ use eastgate_config::locality::Locality;
 
 use super::balance::Balancer;
 use super::endpoint::Endpoint;
+use super::health::Alarm;
 
 /// A cluster that the data path connects through.
 #[derive(Debug)]
@@ -46,6 +47,8 @@ pub struct Stats {
     pub to_upstream: AtomicU64,
     /// Bytes relayed to clients.
     pub to_client: AtomicU64,
+    /// Wakes up whoever watches the health of its endpoints.
+    pub alarm: Alarm,
 }
 
 impl Stats {

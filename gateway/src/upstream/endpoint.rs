@@ -7,6 +7,8 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 use eastgate_config::endpoint::Health;
 use eastgate_config::locality::Locality;
 
+use super::health;
+
 /// One resolved address of a cluster.
 #[derive(Debug)]
 pub struct Endpoint {
@@ -31,6 +33,8 @@ pub struct Stats {
     connected: AtomicU64,
     refused: AtomicU64,
     timed_out: AtomicU64,
+    /// What was seen of its health.
+    pub health: health::Counts,
 }
 
 impl Stats {
@@ -54,6 +58,10 @@ impl Stats {
         self.timed_out.load(Relaxed)
     }
 
+    pub(super) fn count_connected(&self) {
+        self.connected.fetch_add(1, Relaxed);
+    }
+
     pub(super) fn count_refused(&self) {
         self.refused.fetch_add(1, Relaxed);
     }
@@ -73,10 +81,6 @@ impl InUse {
     pub(super) fn new(endpoint: Arc<Endpoint>) -> Self {
         endpoint.stats.active.fetch_add(1, Relaxed);
         Self { endpoint }
-    }
-
-    pub(super) fn connected(&self) {
-        self.endpoint.stats.connected.fetch_add(1, Relaxed);
     }
 
     /// The endpoint.
