@@ -7,7 +7,7 @@
 mod way;
 
 use std::hint::black_box;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
 use eastgate_config::cluster::{HashFunction, Policy, RingHash};
@@ -64,10 +64,11 @@ fn balancers(c: &mut Criterion) {
         let table = way::table(1, policy, 100);
         let Some(cluster) = table.clusters().next() else { continue };
         group.bench_function(name, |bencher| {
+            let now = Instant::now();
             let pick = || {
                 cluster
-                    .balancer
-                    .pick(&[], Some(fastrand::u64(..)), |below| fastrand::u64(..below))
+                    .balancer()
+                    .pick(&[], Some(fastrand::u64(..)), now, |below| fastrand::u64(..below))
                     .map(|e| e.address)
             };
             bencher.iter(pick);

@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use eastgate_config::listener::{Ends, HashPolicy, Peers};
 use eastgate_config::route::Route;
@@ -111,6 +111,7 @@ impl Table {
     /// Compiles the next table. Takes over from the old one whatever did not change, and looks at little else: ten
     /// thousand clusters looked at for the sake of one would cost milliseconds.
     pub fn build(snapshot: Arc<Snapshot>, resolved: &Resolutions, old: &Self) -> Self {
+        let now = Instant::now();
         let mut clusters = old.clusters.clone();
         let mut by_dns = old.by_dns.clone();
         for difference in old.snapshot.clusters.diff(&snapshot.clusters) {
@@ -122,7 +123,7 @@ impl Table {
                     by_dns.remove(name);
                 }
                 DiffItem::Add(name, config) | DiffItem::Update { new: (name, config), .. } => {
-                    let cluster = Cluster::build(config, resolved, clusters.get(name));
+                    let cluster = Cluster::build(config, resolved, clusters.get(name), now);
                     match cluster.has_names() {
                         true => by_dns.insert(name.clone()),
                         false => by_dns.remove(name),
@@ -133,7 +134,7 @@ impl Table {
         }
         for name in &by_dns {
             let Some(old) = clusters.get(name) else { continue };
-            let cluster = Cluster::build(&old.config, resolved, Some(old));
+            let cluster = Cluster::build(&old.config, resolved, Some(old), now);
             if !Arc::ptr_eq(old, &cluster) {
                 clusters.insert(name.clone(), cluster);
             }

@@ -16,6 +16,7 @@ pub mod health;
 pub mod resolve;
 
 pub use cluster::Cluster;
+use endpoint::Endpoint;
 use health::Outcome;
 
 /// A connection to an endpoint, counted in its cluster and endpoint until it is dropped.
@@ -67,6 +68,11 @@ fn remedy(error: &io::Error) -> &'static str {
     }
 }
 
+fn pick(cluster: &Cluster, tried: &[SocketAddr], key: Option<u64>) -> Option<Arc<Endpoint>> {
+    let draw = |below| fastrand::u64(..below);
+    cluster.balancer().pick(tried, key, Instant::now().into_std(), draw).map(Arc::clone)
+}
+
 /// Connects to an endpoint of the cluster. One that refuses or does not answer in the connect timeout is left for
 /// another that was not tried yet, up to `attempts` in all; `attempted` counts them as they are made. `key` is what the connection is hashed by.
 ///
@@ -87,13 +93,13 @@ pub async fn connect(
     let mut tried = Vec::new();
     let mut last = None;
     while *attempted < attempts {
-        let Some(picked) = cluster.balancer.pick(&tried, key, |below| fastrand::u64(..below)) else { break };
+        let Some(picked) = pick(cluster, &tried, key) else { break };
         *attempted += 1;
-        let endpoint = endpoint::InUse::new(Arc::clone(picked));
+        let endpoint = endpoint::InUse::new(Arc::clone(&picked));
         let timeout = cluster.config.connect_timeout;
         let began = Instant::now();
         let dialled = dial::dial(picked.address, timeout).await;
-        health::report(cluster, picked, Outcome::of_attempt(&dialled), began.elapsed());
+        health::report(cluster, &picked, Outcome::of_attempt(&dialled), began.elapsed());
         match dialled {
             Ok(stream) => return Ok(Upstream { stream, endpoint, _slot: slot }),
             Err(error) => last = Some((picked.address, error)),

@@ -3,6 +3,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Instant;
 
 use eastgate::client_hello::{ClientHello, DEFAULT_MAX_MESSAGE, Inspector};
 use eastgate::table::{Asked, Table};
@@ -73,6 +74,7 @@ pub(crate) fn route(table: &Table, hello: &ClientHello) -> Option<SocketAddr> {
     let ends = Ends { destination: ([10, 0, 0, 9], 15443).into(), direct_remote: remote, remote };
     let asked = Asked { server_name: Some(hello.server_name()), ends };
     let routed = table.route(LISTENER, &asked, hello.alpn(), |_| 0).ok()?;
-    let endpoint = routed.cluster.balancer.pick(&[], None, |below| fastrand::u64(..below))?;
-    Some(endpoint.address)
+    let balancer = routed.cluster.balancer();
+    let picked = balancer.pick(&[], None, Instant::now(), |below| fastrand::u64(..below));
+    picked.map(|endpoint| endpoint.address)
 }

@@ -1,10 +1,11 @@
-//! Which endpoint takes the next connection. Pure: chance comes in as an argument.
+//! Which endpoint takes the next connection. Pure: time and chance come in as arguments.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::time::Instant;
 
-use eastgate_config::cluster::Policy;
+use eastgate_config::cluster::{self, Policy};
 use eastgate_config::endpoint::Health;
 
 use super::endpoint::Endpoint;
@@ -37,13 +38,12 @@ enum Choice {
 impl Balancer {
     /// Prepares a choice among those endpoints that take new connections: the healthy ones of the first priority
     /// that has any, else its degraded ones.
-    pub fn new<'a>(policy: Policy, endpoints: impl Iterator<Item = (u32, &'a Arc<Endpoint>)>) -> Self {
+    pub fn new(config: &cluster::Cluster, endpoints: &[Arc<Endpoint>], _now: Instant) -> Self {
+        let priority = |endpoint: &Endpoint| config.localities.get(endpoint.group).map_or(0, |at| at.priority);
         let mut usable: Vec<_> = endpoints
-            .filter_map(|(priority, endpoint)| match endpoint.health {
-                Health::Healthy => Some(((priority, 0), endpoint)),
-                Health::Degraded => Some(((priority, 1), endpoint)),
-                Health::Draining | Health::Unhealthy => None,
-            })
+            .iter()
+            .filter(|endpoint| endpoint.takes_connections())
+            .map(|endpoint| ((priority(endpoint), endpoint.health == Health::Degraded), endpoint))
             .collect();
         let first = usable.iter().map(|(rank, _)| *rank).min();
         usable.retain(|(rank, _)| Some(*rank) == first);
@@ -51,7 +51,7 @@ impl Balancer {
 
         let weights: Vec<u32> = endpoints.iter().map(|endpoint| endpoint.weight.max(1)).collect();
         let equal = weights.windows(2).all(|pair| pair[0] == pair[1]);
-        let policy = match policy {
+        let policy = match config.policy {
             Policy::LeastRequest => Choice::LeastRequest,
             Policy::RingHash(ring) => Choice::RingHash(hashing::Ring::new(
                 &weighted(&endpoints),
@@ -82,12 +82,14 @@ impl Balancer {
         &self.endpoints
     }
 
-    /// An endpoint for a new connection, other than those tried before; `None` when none is left.
-    /// `key` is what the connection is hashed by, where it is; `draw(n)` gives a number below `n` by chance.
+    /// An endpoint for a new connection, other than those tried before and those that went out since the choice was
+    /// made; `None` when none is left. `key` is what the connection is hashed by, where it is; `draw(n)` gives a number
+    /// below `n` by chance.
     pub fn pick(
         &self,
         tried: &[SocketAddr],
         key: Option<u64>,
+        _now: Instant,
         mut draw: impl FnMut(u64) -> u64,
     ) -> Option<&Arc<Endpoint>> {
         // Without a key, any place is as good as another.
@@ -131,14 +133,18 @@ impl Balancer {
         tried: &[SocketAddr],
     ) -> Option<&Arc<Endpoint>> {
         let mut endpoints = indices.filter_map(|index| self.endpoints.get(index));
-        endpoints.find(|endpoint| !tried.contains(&endpoint.address))
+        endpoints.find(|endpoint| is_left(endpoint, tried))
     }
 
     /// The first endpoint from this index on, around the end, that was not tried.
     fn untried(&self, index: usize, tried: &[SocketAddr]) -> Option<&Arc<Endpoint>> {
         let (before, from) = self.endpoints.split_at_checked(index)?;
-        from.iter().chain(before).find(|endpoint| !tried.contains(&endpoint.address))
+        from.iter().chain(before).find(|endpoint| is_left(endpoint, tried))
     }
+}
+
+fn is_left(endpoint: &Endpoint, tried: &[SocketAddr]) -> bool {
+    !endpoint.stats.is_out() && !tried.contains(&endpoint.address)
 }
 
 fn weighted(endpoints: &[Arc<Endpoint>]) -> Vec<(SocketAddr, u32)> {

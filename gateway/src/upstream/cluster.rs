@@ -4,14 +4,16 @@ use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::time::Instant;
 
+use arc_swap::{ArcSwap, Guard};
 use eastgate_config::cluster as config;
 pub use eastgate_config::cluster::Resolutions;
 use eastgate_config::endpoint::Address;
 use eastgate_config::locality::Locality;
 
 use super::balance::Balancer;
-use super::endpoint::Endpoint;
+use super::endpoint::{self, Endpoint};
 use super::health::Alarm;
 
 /// A cluster that the data path connects through.
@@ -21,8 +23,8 @@ pub struct Cluster {
     pub config: Arc<config::Cluster>,
     /// Every endpoint, those included that take no new connections.
     pub endpoints: Vec<Arc<Endpoint>>,
-    /// The choice among them.
-    pub balancer: Balancer,
+    /// The choice among them, which changes with their health between two tables.
+    balancer: ArcSwap<Balancer>,
     /// What is counted about it, carried over from table to table.
     pub stats: Arc<Stats>,
     /// Some endpoints are given by a DNS name, so that it may change while its configuration does not.
@@ -70,10 +72,12 @@ impl Drop for Slot {
 
 impl Cluster {
     /// Compiles a cluster. Returns the old one where nothing changed, and takes its counters along in any case.
+    /// Endpoints that are not in the old one are as old as `now`.
     pub fn build(
         config: &Arc<config::Cluster>,
         resolved: &Resolutions,
         old: Option<&Arc<Self>>,
+        now: Instant,
     ) -> Arc<Self> {
         // Most clusters of most snapshots: nothing of them needs to be looked at.
         if let Some(old) = old.filter(|old| !old.has_names && Arc::ptr_eq(&old.config, config)) {
@@ -88,29 +92,39 @@ impl Cluster {
         }
         let known: HashMap<SocketAddr, &Arc<Endpoint>> =
             old.iter().flat_map(|old| &old.endpoints).map(|endpoint| (endpoint.address, endpoint)).collect();
-        let localities: HashMap<&Locality, Arc<Locality>> = config
-            .localities
-            .iter()
-            .map(|group| (&group.locality, Arc::new(group.locality.clone())))
-            .collect();
+        let localities: Vec<Arc<Locality>> =
+            config.localities.iter().map(|group| Arc::new(group.locality.clone())).collect();
         let endpoints: Vec<_> = places
             .iter()
             .map(|(address, group, endpoint)| {
+                let stats = known.get(address).map(|known| Arc::clone(&known.stats));
                 Arc::new(Endpoint {
                     address: *address,
                     weight: endpoint.weight.max(1),
                     health: endpoint.health,
-                    locality: localities.get(&group.locality).map(Arc::clone).unwrap_or_default(),
+                    group: *group,
+                    locality: localities.get(*group).map(Arc::clone).unwrap_or_default(),
                     workload: endpoint.workload.clone(),
-                    stats: known.get(address).map(|known| Arc::clone(&known.stats)).unwrap_or_default(),
+                    stats: stats.unwrap_or_else(|| Arc::new(endpoint::Stats::new(now))),
                 })
             })
             .collect();
-        let priorities = places.iter().map(|(_, group, _)| group.priority);
-        let balancer = Balancer::new(config.policy, priorities.zip(&endpoints));
+        let balancer = ArcSwap::from_pointee(Balancer::new(config, &endpoints, now));
         let stats = old.map(|old| Arc::clone(&old.stats)).unwrap_or_default();
         let has_names = config.endpoints().any(|endpoint| matches!(endpoint.address, Address::Dns { .. }));
         Arc::new(Self { config: Arc::clone(config), endpoints, balancer, stats, has_names })
+    }
+
+    /// The choice among its endpoints at this moment. To be let go before the next await.
+    pub fn balancer(&self) -> Guard<Arc<Balancer>> {
+        self.balancer.load()
+    }
+
+    /// Makes the choice anew, of the endpoints as they are now: for whoever took some out or let some in
+    /// ([`endpoint::Stats::take_out`]), and while new ones are slowly started. Of the current table's cluster: one that
+    /// is built at the same time may not have seen the change.
+    pub fn rebalance(&self, now: Instant) {
+        self.balancer.store(Arc::new(Balancer::new(&self.config, &self.endpoints, now)));
     }
 
     /// Is there an endpoint that is given by a DNS name?
@@ -137,14 +151,14 @@ impl Cluster {
     }
 }
 
-type Place<'a> = (SocketAddr, &'a config::LocalityEndpoints, &'a eastgate_config::endpoint::Endpoint);
+type Place<'a> = (SocketAddr, usize, &'a eastgate_config::endpoint::Endpoint);
 
 /// Every address of the cluster once, DNS names resolved; the first endpoint that names an address counts.
 fn places<'a>(config: &'a config::Cluster, resolved: &Resolutions) -> Vec<Place<'a>> {
     let mut seen = std::collections::HashSet::new();
     let mut places = Vec::new();
-    for group in &config.localities {
-        for endpoint in &group.endpoints {
+    for (group, locality) in config.localities.iter().enumerate() {
+        for endpoint in &locality.endpoints {
             let mut add = |address| {
                 if seen.insert(address) {
                     places.push((address, group, endpoint));
@@ -174,16 +188,16 @@ mod tests {
 
     #[test]
     fn an_unchanged_cluster_is_not_rebuilt() {
-        let one = Cluster::build(&config(&[1, 2]), &Resolutions::new(), None);
-        let two = Cluster::build(&config(&[1, 2]), &Resolutions::new(), Some(&one));
+        let one = Cluster::build(&config(&[1, 2]), &Resolutions::new(), None, Instant::now());
+        let two = Cluster::build(&config(&[1, 2]), &Resolutions::new(), Some(&one), Instant::now());
         assert!(Arc::ptr_eq(&one, &two));
     }
 
     #[test]
     fn counters_outlive_a_change_by_cluster_and_address() {
-        let one = Cluster::build(&config(&[1, 2]), &Resolutions::new(), None);
+        let one = Cluster::build(&config(&[1, 2]), &Resolutions::new(), None, Instant::now());
         one.endpoints[1].stats.count_refused();
-        let two = Cluster::build(&config(&[2, 3]), &Resolutions::new(), Some(&one));
+        let two = Cluster::build(&config(&[2, 3]), &Resolutions::new(), Some(&one), Instant::now());
         assert_eq!(two.endpoints[0].stats.refused(), 1);
         assert_eq!(two.endpoints[1].stats.refused(), 0);
         assert!(Arc::ptr_eq(&one.stats, &two.stats));
@@ -193,11 +207,11 @@ mod tests {
     fn a_dns_name_stands_for_all_its_addresses_and_changes_with_them() {
         let endpoint = Configured::new(Address::Dns { host: "gw.example".into(), port: 15443 });
         let config = Arc::new(config::Cluster::new("c", vec![endpoint]));
-        let one = Cluster::build(&config, &Resolutions::new(), None);
+        let one = Cluster::build(&config, &Resolutions::new(), None, Instant::now());
         assert!(one.endpoints.is_empty());
         let resolved: Resolutions =
             [("gw.example".into(), vec![[10, 0, 0, 1].into(), [10, 0, 0, 2].into()])].into();
-        let two = Cluster::build(&config, &resolved, Some(&one));
+        let two = Cluster::build(&config, &resolved, Some(&one), Instant::now());
         let addresses: Vec<_> = two.endpoints.iter().map(|endpoint| endpoint.address.to_string()).collect();
         assert_eq!(addresses, ["10.0.0.1:15443", "10.0.0.2:15443"]);
     }
@@ -206,7 +220,7 @@ mod tests {
     fn the_connection_limit_holds_and_a_dropped_slot_is_free_again() {
         let mut limited = (*config(&[1])).clone();
         limited.max_connections = Some(1);
-        let cluster = Cluster::build(&Arc::new(limited), &Resolutions::new(), None);
+        let cluster = Cluster::build(&Arc::new(limited), &Resolutions::new(), None, Instant::now());
         let slot = cluster.slot();
         assert!(slot.is_some() && cluster.slot().is_none());
         drop(slot);

@@ -2,7 +2,8 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::time::Instant;
 
 use eastgate_config::endpoint::Health;
 use eastgate_config::locality::Locality;
@@ -18,6 +19,8 @@ pub struct Endpoint {
     pub weight: u32,
     /// What the source says of it.
     pub health: Health,
+    /// Which of the `localities` of its cluster's configuration it is in.
+    pub group: usize,
     /// Where it stands, shared by the cluster's endpoints there.
     pub locality: Arc<Locality>,
     /// The pod behind it, if the source said; else empty.
@@ -26,9 +29,35 @@ pub struct Endpoint {
     pub stats: Arc<Stats>,
 }
 
-/// What is counted about an endpoint.
-#[derive(Debug, Default)]
+impl Endpoint {
+    /// Does it take new connections, by what the source says and by what was found out since?
+    pub fn takes_connections(&self) -> bool {
+        matches!(self.health, Health::Healthy | Health::Degraded) && !self.stats.is_out()
+    }
+}
+
+/// Why an endpoint takes no new connections, besides what the source says of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Out {
+    /// It was ejected, because connections to it failed.
+    Outlier = 1,
+    /// It failed its active health check.
+    FailedCheck = 2,
+}
+
+impl Out {
+    /// Every reason there is.
+    pub const ALL: [Self; 2] = [Self::Outlier, Self::FailedCheck];
+}
+
+/// What is counted and known about an endpoint.
+#[derive(Debug)]
 pub struct Stats {
+    /// When it came into its cluster.
+    first_seen: Instant,
+    /// The reasons it is out for, a bit each. What is set here counts at the next pick; see [`super::Cluster::rebalance`].
+    out: AtomicU8,
     active: AtomicU32,
     connected: AtomicU64,
     refused: AtomicU64,
@@ -38,6 +67,45 @@ pub struct Stats {
 }
 
 impl Stats {
+    /// Those of an endpoint that has just come.
+    pub fn new(now: Instant) -> Self {
+        Self {
+            first_seen: now,
+            out: AtomicU8::default(),
+            active: AtomicU32::default(),
+            connected: AtomicU64::default(),
+            refused: AtomicU64::default(),
+            timed_out: AtomicU64::default(),
+            health: health::Counts::default(),
+        }
+    }
+
+    /// When it came into its cluster.
+    pub fn first_seen(&self) -> Instant {
+        self.first_seen
+    }
+
+    /// Is there a reason that it takes no new connections? This is what the data path reads.
+    pub fn is_out(&self) -> bool {
+        self.out.load(Relaxed) != 0
+    }
+
+    /// The reasons.
+    pub fn out(&self) -> impl Iterator<Item = Out> {
+        let out = self.out.load(Relaxed);
+        Out::ALL.into_iter().filter(move |reason| out & *reason as u8 != 0)
+    }
+
+    /// Takes it out for a reason; false when it was out for it already.
+    pub fn take_out(&self, reason: Out) -> bool {
+        self.out.fetch_or(reason as u8, Relaxed) & reason as u8 == 0
+    }
+
+    /// Ends a reason; false when it was not out for it.
+    pub fn let_in(&self, reason: Out) -> bool {
+        self.out.fetch_and(!(reason as u8), Relaxed) & reason as u8 != 0
+    }
+
     /// Open connections.
     pub fn active(&self) -> u32 {
         self.active.load(Relaxed)
@@ -92,5 +160,21 @@ impl InUse {
 impl Drop for InUse {
     fn drop(&mut self) {
         self.endpoint.stats.active.fetch_sub(1, Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_endpoint_is_out_until_every_reason_has_ended() {
+        let stats = Stats::new(Instant::now());
+        assert!(!stats.is_out() && !stats.let_in(Out::Outlier));
+        assert!(stats.take_out(Out::Outlier) && !stats.take_out(Out::Outlier));
+        assert!(stats.take_out(Out::FailedCheck));
+        assert_eq!(stats.out().collect::<Vec<_>>(), Out::ALL);
+        assert!(stats.let_in(Out::Outlier) && stats.is_out());
+        assert!(stats.let_in(Out::FailedCheck) && !stats.is_out());
     }
 }

@@ -259,7 +259,7 @@ mod tests {
             success_rate: None,
             failure_percentage: None,
         });
-        Cluster::build(&Arc::new(config), &Resolutions::new(), None)
+        Cluster::build(&Arc::new(config), &Resolutions::new(), None, std::time::Instant::now())
     }
 
     fn tell(cluster: &Cluster, outcome: Outcome) {

@@ -1,25 +1,27 @@
 use std::collections::HashMap;
 
-use eastgate_config::cluster::{HashFunction, RingHash};
-use eastgate_config::locality::Locality;
+use eastgate_config::cluster::{HashFunction, LocalityEndpoints, RingHash};
 use proptest::prelude::*;
 
 use super::*;
-use crate::upstream::endpoint::InUse;
+use crate::upstream::endpoint::{InUse, Out, Stats};
 
 fn endpoint(port: u16, weight: u32, health: Health) -> Arc<Endpoint> {
     Arc::new(Endpoint {
         address: ([127, 0, 0, 1], port).into(),
         weight,
         health,
-        locality: std::sync::Arc::new(Locality::default()),
+        group: 0,
+        locality: Arc::default(),
         workload: String::new(),
-        stats: Arc::default(),
+        stats: Arc::new(Stats::new(Instant::now())),
     })
 }
 
 fn balancer(policy: Policy, endpoints: &[Arc<Endpoint>]) -> Balancer {
-    Balancer::new(policy, endpoints.iter().map(|endpoint| (0, endpoint)))
+    let mut config = cluster::Cluster::new("c", Vec::new());
+    config.policy = policy;
+    Balancer::new(&config, endpoints, Instant::now())
 }
 
 fn weighted(policy: Policy, weights: &[u32]) -> Balancer {
@@ -46,7 +48,7 @@ fn spread(balancer: &Balancer, picks: usize) -> HashMap<u16, usize> {
     let mut draw = chance(7);
     let mut counts = HashMap::new();
     for _ in 0..picks {
-        *counts.entry(balancer.pick(&[], None, &mut draw).unwrap().address.port()).or_default() += 1;
+        *counts.entry(balancer.pick(&[], None, Instant::now(), &mut draw).unwrap().address.port()).or_default() += 1;
     }
     counts
 }
@@ -81,15 +83,17 @@ fn least_request_prefers_the_less_busy_of_two() {
 
 #[test]
 fn the_first_priority_with_healthy_endpoints_is_used_and_degraded_ones_last() {
+    let of_priority = |priority| LocalityEndpoints { priority, ..LocalityEndpoints::default() };
+    let standby = Endpoint { group: 1, ..Arc::into_inner(endpoint(1, 1, Health::Healthy)).unwrap() };
     let all = [
-        (1, endpoint(1, 1, Health::Healthy)),
-        (0, endpoint(2, 1, Health::Unhealthy)),
-        (0, endpoint(3, 1, Health::Degraded)),
-        (0, endpoint(4, 1, Health::Draining)),
+        Arc::new(standby),
+        endpoint(2, 1, Health::Unhealthy),
+        endpoint(3, 1, Health::Degraded),
+        endpoint(4, 1, Health::Draining),
     ];
-    let ports = |all: &[(u32, Arc<Endpoint>)]| -> Vec<u16> {
-        let balancer =
-            Balancer::new(Policy::Random, all.iter().map(|(priority, endpoint)| (*priority, endpoint)));
+    let config = cluster::Cluster { localities: (0..2).map(of_priority).collect(), ..cluster::Cluster::new("c", Vec::new()) };
+    let ports = |all: &[Arc<Endpoint>]| -> Vec<u16> {
+        let balancer = Balancer::new(&config, all, Instant::now());
         balancer.endpoints().iter().map(|endpoint| endpoint.address.port()).collect()
     };
     assert_eq!(ports(&all), [3]);
@@ -101,7 +105,7 @@ fn the_first_priority_with_healthy_endpoints_is_used_and_degraded_ones_last() {
 fn the_same_key_goes_to_the_same_endpoint_and_without_a_key_all_are_used() {
     for policy in [POLICIES[3], POLICIES[4]] {
         let balancer = weighted(policy, &[1, 1, 1]);
-        let picked = |key| balancer.pick(&[], key, chance(key.unwrap_or(5))).unwrap().address;
+        let picked = |key| balancer.pick(&[], key, Instant::now(), chance(key.unwrap_or(5))).unwrap().address;
         assert!((0..100).all(|_| picked(Some(42)) == picked(Some(42))));
         let counts = spread(&balancer, 3_000);
         assert!(counts.len() == 3 && counts.values().all(|count| (800..1_200).contains(count)), "{counts:?}");
@@ -109,9 +113,21 @@ fn the_same_key_goes_to_the_same_endpoint_and_without_a_key_all_are_used() {
 }
 
 #[test]
+fn what_went_out_since_the_choice_was_made_is_not_picked() {
+    for policy in POLICIES {
+        let endpoints: Vec<_> = (1..4).map(|port| endpoint(port, 1, Health::Healthy)).collect();
+        let balancer = balancer(policy, &endpoints);
+        endpoints[0].stats.take_out(Out::Outlier);
+        assert!(!spread(&balancer, 300).contains_key(&1), "{policy:?}");
+        endpoints[0].stats.let_in(Out::Outlier);
+        assert!(spread(&balancer, 300).contains_key(&1), "{policy:?}");
+    }
+}
+
+#[test]
 fn an_empty_balancer_picks_nothing() {
     for policy in POLICIES {
-        assert!(weighted(policy, &[]).pick(&[], None, chance(1)).is_none());
+        assert!(weighted(policy, &[]).pick(&[], None, Instant::now(), chance(1)).is_none());
     }
 }
 
@@ -123,7 +139,7 @@ proptest! {
         let balancer = weighted(POLICIES[policy], &weights);
         let mut tried = Vec::new();
         let mut draw = chance(seed);
-        while let Some(endpoint) = balancer.pick(&tried, None, &mut draw) {
+        while let Some(endpoint) = balancer.pick(&tried, None, Instant::now(), &mut draw) {
             prop_assert!(!tried.contains(&endpoint.address));
             tried.push(endpoint.address);
         }
