@@ -39,7 +39,8 @@ impl Balancer {
     /// Prepares a choice among those endpoints that take new connections: the healthy ones of the first priority
     /// that has any, else its degraded ones.
     pub fn new(config: &cluster::Cluster, endpoints: &[Arc<Endpoint>], _now: Instant) -> Self {
-        let priority = |endpoint: &Endpoint| config.localities.get(endpoint.group).map_or(0, |at| at.priority);
+        let priority =
+            |endpoint: &Endpoint| config.localities.get(endpoint.group).map_or(0, |at| at.priority);
         let mut usable: Vec<_> = endpoints
             .iter()
             .filter(|endpoint| endpoint.takes_connections())

@@ -48,7 +48,9 @@ fn spread(balancer: &Balancer, picks: usize) -> HashMap<u16, usize> {
     let mut draw = chance(7);
     let mut counts = HashMap::new();
     for _ in 0..picks {
-        *counts.entry(balancer.pick(&[], None, Instant::now(), &mut draw).unwrap().address.port()).or_default() += 1;
+        *counts
+            .entry(balancer.pick(&[], None, Instant::now(), &mut draw).unwrap().address.port())
+            .or_default() += 1;
     }
     counts
 }
@@ -91,7 +93,10 @@ fn the_first_priority_with_healthy_endpoints_is_used_and_degraded_ones_last() {
         endpoint(3, 1, Health::Degraded),
         endpoint(4, 1, Health::Draining),
     ];
-    let config = cluster::Cluster { localities: (0..2).map(of_priority).collect(), ..cluster::Cluster::new("c", Vec::new()) };
+    let config = cluster::Cluster {
+        localities: (0..2).map(of_priority).collect(),
+        ..cluster::Cluster::new("c", Vec::new())
+    };
     let ports = |all: &[Arc<Endpoint>]| -> Vec<u16> {
         let balancer = Balancer::new(&config, all, Instant::now());
         balancer.endpoints().iter().map(|endpoint| endpoint.address.port()).collect()
