@@ -161,8 +161,8 @@ pub enum HashPolicy {
 /// Some names, and where their connections go.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct FilterChain {
-    /// Its name, unique in the listener.
-    pub name: String,
+    /// Its name, unique in the listener; shared with the records of its connections.
+    pub name: Arc<str>,
     /// Which connections it takes.
     #[serde(rename = "match")]
     pub matches: ChainMatch,

@@ -135,8 +135,7 @@ fn swallowed_aliases(listener: &Listener) -> Vec<(&FilterChain, &Pattern, &Patte
                 name.covers(alias)
                     && (asked.is_empty() || asked.iter().any(|protocol| protocols.contains(protocol)))
             });
-            swallowed
-                .extend(takes.map(|(wildcard, name)| ((wildcard.name.as_str(), *name, alias), *wildcard)));
+            swallowed.extend(takes.map(|(wildcard, name)| ((&*wildcard.name, *name, alias), *wildcard)));
         }
     }
     swallowed.into_iter().map(|((_, name, alias), wildcard)| (wildcard, name, alias)).collect()
@@ -166,7 +165,7 @@ fn reached_by_rewrite<'a>(
         let aliases = &chain.matches.sent_as;
         aliases.is_empty() || aliases.iter().any(|alias| alias.matches(name.host()))
     };
-    let other = takers.get(rewritten.as_str())?.iter().find(takes)?.name.as_str();
+    let other = &*takers.get(rewritten.as_str())?.iter().find(takes)?.name;
     (rewritten != name.as_str()).then_some((rewritten, other))
 }
 

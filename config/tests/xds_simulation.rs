@@ -364,7 +364,7 @@ impl World {
         }
         for (name, chains) in &mesh.listeners {
             let held = snapshot.listeners[name].filter_chains.iter();
-            let held = held.map(|chain| (chain.name.as_str(), chain.route.clusters[0].name.as_str()));
+            let held = held.map(|chain| (&*chain.name, chain.route.clusters[0].name.as_str()));
             let wanted = chains.iter().map(|(name, cluster)| (name.as_str(), cluster.as_str()));
             assert!(held.eq(wanted), "chains of {name}");
         }

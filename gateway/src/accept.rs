@@ -11,8 +11,9 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use tokio::net::{TcpListener, TcpStream};
+use tokio::runtime::LocalOptions;
 use tokio::sync::{mpsc, watch};
-use tokio::task::{LocalSet, spawn_local};
+use tokio::task::spawn_local;
 
 use crate::connection;
 use crate::drain::{self, Leaving};
@@ -108,12 +109,21 @@ impl Threads {
         let mut threads = Vec::with_capacity(count);
         for index in 0..count {
             let (sender, receiver) = mpsc::unbounded_channel();
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
             let thread = std::thread::Builder::new().name(format!("data-{index}"));
+            let (started, starting) = std::sync::mpsc::sync_channel(1);
             let thread = thread.spawn(move || {
                 relay::limit_pipes(max_pipes);
-                runtime.block_on(LocalSet::new().run_until(work(receiver)));
+                // It belongs to the thread that makes it.
+                let mut runtime = tokio::runtime::Builder::new_current_thread();
+                match runtime.enable_all().build_local(LocalOptions::default()) {
+                    Ok(runtime) => {
+                        let _ = started.send(Ok(()));
+                        runtime.block_on(work(receiver));
+                    }
+                    Err(error) => drop(started.send(Err(error))),
+                }
             })?;
+            starting.recv().map_err(io::Error::other)??;
             threads.push((sender, thread));
         }
         let seat = |(sender, _): &(mpsc::UnboundedSender<Work>, _)| Seat {
@@ -178,7 +188,9 @@ async fn work(mut given: mpsc::UnboundedReceiver<Work>) {
 
 fn serve(client: TcpStream, client_addr: SocketAddr, listener: Arc<Listener>, held: Held) {
     spawn_local(async move {
-        connection::serve(client, client_addr, listener).await;
+        connection::serve(&client, client_addr, &listener).await;
+        // What counts it is given back when its descriptors are.
+        drop(client);
         drop(held);
     });
 }

@@ -14,6 +14,8 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime};
 
 use eastgate_config::bootstrap::{self, Format};
+use eastgate_config::cluster::Cluster;
+use eastgate_config::locality::Locality;
 use eastgate_config::server_name::ServerName;
 use prometheus::IntCounter;
 use serde::Serialize;
@@ -31,6 +33,8 @@ pub struct Record {
     /// When the connection was accepted.
     #[serde(serialize_with = "timestamp")]
     pub start: SystemTime,
+    #[serde(skip)]
+    began: Instant,
     /// How long it was open.
     pub duration_ms: u64,
     /// The listener's name.
@@ -42,13 +46,15 @@ pub struct Record {
     /// The name it was routed by, where a rewrite made it.
     pub rewritten: Option<String>,
     /// The filter chain.
-    pub route: Option<String>,
+    pub route: Option<Arc<str>>,
     /// The cluster.
-    pub cluster: Option<String>,
+    #[serde(serialize_with = "name")]
+    pub cluster: Option<Arc<Cluster>>,
     /// The endpoint that was connected, or the last one that was tried.
     pub endpoint: Option<SocketAddr>,
     /// Where that endpoint stands.
-    pub locality: Option<String>,
+    #[serde(serialize_with = "place")]
+    pub locality: Option<Arc<Locality>>,
     /// Who is at the other end of the gateway's own TLS session.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub peer: Option<String>,
@@ -70,14 +76,27 @@ fn timestamp<S: serde::Serializer>(time: &SystemTime, serializer: S) -> Result<S
     serializer.collect_str(&rfc3339(*time))
 }
 
+fn name<S: serde::Serializer>(cluster: &Option<Arc<Cluster>>, serializer: S) -> Result<S::Ok, S::Error> {
+    cluster.as_ref().map(|cluster| &cluster.name).serialize(serializer)
+}
+
+fn place<S: serde::Serializer>(locality: &Option<Arc<Locality>>, serializer: S) -> Result<S::Ok, S::Error> {
+    let known = locality.as_ref().filter(|locality| ***locality != Locality::default());
+    known.map(|locality| locality.to_string()).serialize(serializer)
+}
+
 fn rfc3339(time: SystemTime) -> String {
     jiff::Timestamp::try_from(time).map_or_else(|_| "-".into(), |time| format!("{time:.3}"))
 }
 
 /// Where records go. Cheap to clone; the writer ends when the last clone is gone.
 #[derive(Debug, Clone)]
-pub struct AccessLog {
-    queue: Option<SyncSender<Box<Record>>>,
+pub struct AccessLog(Arc<Queue>);
+
+#[derive(Debug)]
+struct Queue {
+    /// None where nothing is logged.
+    records: Option<SyncSender<Box<Record>>>,
     dropped: IntCounter,
 }
 
@@ -88,21 +107,22 @@ impl AccessLog {
     /// The file cannot be opened for appending.
     pub fn open(settings: &bootstrap::AccessLog, dropped: IntCounter) -> io::Result<(Self, Writer)> {
         let out: Box<dyn Write + Send> = match settings.path.as_str() {
-            "" => return Ok((Self { queue: None, dropped }, Writer(None))),
+            "" => return Ok((Self(Arc::new(Queue { records: None, dropped })), Writer(None))),
             "-" => Box::new(io::stdout()),
             path => Box::new(OpenOptions::new().create(true).append(true).open(path)?),
         };
-        let (queue, records) = sync_channel(QUEUE);
+        let (sender, records) = sync_channel(QUEUE);
         let format = settings.format;
         let thread = std::thread::Builder::new().name("access-log".into());
         let thread = thread.spawn(move || write(&records, out, format))?;
-        Ok((Self { queue: Some(queue), dropped }, Writer(Some(thread))))
+        Ok((Self(Arc::new(Queue { records: Some(sender), dropped })), Writer(Some(thread))))
     }
 
     /// Begins a connection's record.
     pub fn begin(&self, listener: &Arc<str>, client_addr: SocketAddr) -> Open {
         let record = Record {
             start: SystemTime::now(),
+            began: Instant::now(),
             duration_ms: 0,
             listener: Arc::clone(listener),
             client_addr,
@@ -120,14 +140,14 @@ impl AccessLog {
             flag: "-",
             error: Some("the connection's task was ended".into()),
         };
-        Open { record: Some(Box::new(record)), began: Instant::now(), log: self.clone() }
+        Open { record: Some(Box::new(record)), log: self.clone() }
     }
 
     fn push(&self, record: Box<Record>) {
-        if let Some(queue) = &self.queue
-            && queue.try_send(record).is_err()
+        if let Some(records) = &self.0.records
+            && records.try_send(record).is_err()
         {
-            self.dropped.inc();
+            self.0.dropped.inc();
         }
     }
 }
@@ -149,7 +169,6 @@ impl Writer {
 #[derive(Debug)]
 pub struct Open {
     record: Option<Box<Record>>,
-    began: Instant,
     log: AccessLog,
 }
 
@@ -157,7 +176,7 @@ impl Open {
     /// Notes how the connection ended: in the ordinary way, or with a flag and an error, which is told only if somebody
     /// will read it.
     pub fn close(&mut self, end: Option<(&'static str, impl FnOnce() -> String)>) {
-        let logged = self.log.queue.is_some();
+        let logged = self.log.0.records.is_some();
         (self.flag, self.error) = match end {
             None => ("-", None),
             Some((flag, explain)) => (flag, logged.then(|| explain().into())),
@@ -189,7 +208,7 @@ impl std::ops::DerefMut for Open {
 impl Drop for Open {
     fn drop(&mut self) {
         if let Some(mut record) = self.record.take() {
-            record.duration_ms = self.began.elapsed().as_millis().try_into().unwrap_or(u64::MAX);
+            record.duration_ms = record.began.elapsed().as_millis().try_into().unwrap_or(u64::MAX);
             self.log.push(record);
         }
     }
@@ -244,7 +263,7 @@ fn text(out: &mut impl Write, record: &Record) -> io::Result<()> {
         record.to_client_bytes,
         record.duration_ms,
         or_dash(&record.endpoint),
-        or_dash(&record.cluster),
+        or_dash(&record.cluster.as_ref().map(|cluster| &cluster.name)),
         record.listener,
         record.client_addr,
         or_dash(&record.server_name),

@@ -15,7 +15,7 @@ use crate::gate::Pass;
 use crate::inspect::{self, Begun};
 use crate::listener::Listener;
 use crate::proxy_protocol;
-use crate::relay::{self, Meter, Patience, Relay};
+use crate::relay::{self, Meter, Patience};
 use crate::table::Routed;
 use crate::upstream::balance::hashing;
 use crate::upstream::endpoint::Endpoint;
@@ -33,7 +33,7 @@ const LINGER: Duration = Duration::from_secs(1);
 const MAX_DISCARDED: usize = 256 * 1024;
 
 /// Serves one connection until both halves have closed.
-pub async fn serve(client: TcpStream, client_addr: SocketAddr, listener: Arc<Listener>) {
+pub async fn serve(client: &TcpStream, client_addr: SocketAddr, listener: &Listener) {
     match listener.role() {
         Role::Passthrough => {}
         // Boxed, so that what passes through has no room for TLS sessions.
@@ -42,12 +42,12 @@ pub async fn serve(client: TcpStream, client_addr: SocketAddr, listener: Arc<Lis
     }
     let _open = listener.metrics.open();
     let mut record = listener.access_log.begin(&listener.name, client_addr);
-    let result = forward(&client, &listener, &mut record).await;
+    let result = forward(client, listener, &mut record).await;
     record.close(result.as_ref().err().map(|error| (error.flag(), || error.explain())));
     listener.metrics.close(record.flag);
     drop(record);
     if let Err(error) = result {
-        refuse(&client, &error, &listener).await;
+        refuse(client, &error, listener).await;
     }
 }
 
@@ -60,7 +60,7 @@ async fn forward(
     let Tunnel { upstream, cluster, first, patience, _counted } =
         Box::pin(open(client, listener, record)).await?;
     let meter = Meter::new((&cluster.stats.to_upstream, &cluster.stats.to_client));
-    let result = Relay::new((client, &upstream.stream), first, &meter, patience).run().await;
+    let result = relay::run((client, &upstream.stream), first, &meter, &patience).await;
     (record.to_upstream_bytes, record.to_client_bytes) = (meter.to_upstream.get(), meter.to_client.get());
     record.engine = meter.engine();
     Ok(result?)
@@ -129,7 +129,7 @@ async fn within_limits(routed: &Routed, listener: &Listener) -> Result<Option<Pa
         Some(pass) => Ok(Some(pass)),
         None => {
             tokio::time::sleep(*delay).await;
-            Err(Error::TooMany { chain: routed.chain.clone(), limit: gate.limit() })
+            Err(Error::TooMany { chain: routed.chain.to_string(), limit: gate.limit() })
         }
     }
 }
@@ -174,8 +174,8 @@ fn cut(client: &TcpStream) {
 }
 
 fn note_route(record: &mut access_log::Open, routed: &Routed, listener: &Listener) {
-    (record.route, record.rewritten) = (Some(routed.chain.clone()), routed.rewritten.clone());
-    record.cluster = Some(routed.cluster.config.name.clone());
+    (record.route, record.rewritten) = (Some(Arc::clone(&routed.chain)), routed.rewritten.clone());
+    record.cluster = Some(Arc::clone(&routed.cluster.config));
     if routed.rewritten.is_some() {
         listener.downstream.rewritten.inc();
     }
@@ -183,7 +183,7 @@ fn note_route(record: &mut access_log::Open, routed: &Routed, listener: &Listene
 
 fn note_endpoint(record: &mut access_log::Open, endpoint: &Endpoint) {
     record.endpoint = Some(endpoint.address);
-    record.locality = Some(endpoint.locality.to_string()).filter(|locality| !locality.is_empty());
+    record.locality = Some(Arc::clone(&endpoint.locality));
 }
 
 /// Says why with a TLS alert, then closes so that the alert arrives: a socket that is closed with unread bytes is
@@ -224,7 +224,7 @@ mod tests {
         assert!(size <= 1_200, "{size} bytes");
     }
 
-    fn future_size<F>(_: fn(TcpStream, SocketAddr, Arc<Listener>) -> F) -> usize {
+    fn future_size<'a, F>(_: fn(&'a TcpStream, SocketAddr, &'a Listener) -> F) -> usize {
         size_of::<F>()
     }
 }

@@ -6,26 +6,27 @@
 //! take is owned until it does. Small pieces are copied and bulk is spliced, each direction by itself.
 
 use std::cell::Cell;
+use std::future::poll_fn;
 use std::io;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
-use eastgate_config::cluster::Keepalive;
-use socket2::{SockRef, TcpKeepalive};
+use socket2::SockRef;
 use tokio::io::Interest;
 use tokio::net::TcpStream;
-use tokio::time::Instant;
 
 mod copy;
+mod patience;
 mod pump;
 mod splice;
 
 pub use copy::read;
+pub(crate) use patience::Watch;
+pub use patience::{Patience, keep_alive};
+use pump::Pump;
 pub use splice::limit_pipes;
-
-/// The longest time that bytes are relayed without being shown in the shared counters.
-const PUBLISH_EVERY: Duration = Duration::from_secs(10);
 
 /// Which of the two sockets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -98,11 +99,16 @@ impl<'a> Meter<'a> {
         self.spliced.set(self.spliced.get() | spliced);
     }
 
-    fn publish(&self) {
+    /// Adds what has moved since the last time; false if nothing has.
+    fn publish(&self) -> bool {
         let now = (self.to_upstream.get(), self.to_client.get());
         let before = self.published.replace(now);
+        if now == before {
+            return false;
+        }
         self.totals.0.fetch_add(now.0 - before.0, Relaxed);
         self.totals.1.fetch_add(now.1 - before.1, Relaxed);
+        true
     }
 }
 
@@ -112,118 +118,122 @@ impl Drop for Meter<'_> {
     }
 }
 
-/// How long a connection may go on.
-#[derive(Debug, Clone, Copy)]
-pub struct Patience {
-    /// While nothing moves.
-    pub idle: Duration,
-    /// In all.
-    pub age: Option<Duration>,
-    /// How an endpoint's socket is kept alive that has lived for a while.
-    pub keepalive: Keepalive,
-}
-
-/// Two sockets, and what is to be done between them.
-///
-/// Its futures share it by reference: what each held for itself would be paid for by every idle tunnel.
-#[allow(missing_debug_implementations, reason = "bytes that are on their way are not for a log")]
-pub struct Relay<'a> {
+/// The two sockets of a connection, and the count of what moves between them.
+#[derive(Clone, Copy)]
+struct Between<'a> {
     client: &'a TcpStream,
     upstream: &'a TcpStream,
-    /// For the endpoint before anything else.
-    first: Cell<Vec<u8>>,
     meter: &'a Meter<'a>,
-    patience: Patience,
-    /// A receiver was found gone: what its own reading says from now on is no FIN, because the kernel tells of a reset
-    /// once and has told the writer.
-    broken: Cell<bool>,
 }
 
-impl<'a> Relay<'a> {
-    /// Between these two. The endpoint gets `first` before anything else: what was read before the relay took over, such
-    /// as the ClientHello.
-    pub fn new(
-        (client, upstream): (&'a TcpStream, &'a TcpStream),
-        first: Vec<u8>,
-        meter: &'a Meter<'a>,
-        patience: Patience,
-    ) -> Self {
-        Self { client, upstream, first: Cell::new(first), meter, patience, broken: Cell::new(false) }
-    }
+/// From where to where, and the count of that.
+type Way<'a> = (&'a TcpStream, &'a TcpStream, &'a Cell<u64>);
 
-    /// Relays until both directions have ended, one side broke, or patience is at its end.
-    ///
-    /// # Errors
-    /// The connection did not end by a FIN from each side. After [`Error::Broken`] the other side's socket is set to be
-    /// reset when it is closed.
-    pub async fn run(&self) -> Result<(), Error> {
-        let result = tokio::select! {
-            result = self.both() => result,
-            error = impatience(self.upstream, self.meter, &self.patience) => Err(error),
-        };
-        if let Err(Error::Broken { side, .. }) = result {
-            // A socket that is already gone cannot be told anything.
-            let _ = SockRef::from(self.socket(side.other())).set_linger(Some(Duration::ZERO));
-        }
-        result
-    }
-
-    async fn both(&self) -> Result<(), Error> {
-        let mut up = pin!(pump::pump(self, Side::Client));
-        let mut down = pin!(pump::pump(self, Side::Upstream));
-        let (ended, rest, finished) = tokio::select! {
-            result = &mut up => (result, down, Side::Client),
-            result = &mut down => (result, up, Side::Upstream),
-        };
-        match ended {
-            // This direction has ended; the other may go on for long, and nobody reads here any more to see a reset.
-            Ok(()) => tokio::select! {
-                result = rest => result.map_err(pump::Error::into_inner),
-                // Boxed, because few connections come here and all would need the room.
-                source = Box::pin(reset(self.socket(finished))) => Err(Error::Broken { side: finished, source }),
-            },
-            // The receiver is gone, but what it sent before is still on its way to the other side.
-            Err(pump::Error::Write(error)) => {
-                self.broken.set(true);
-                let _ = rest.await;
-                Err(error)
-            }
-            Err(pump::Error::Read(error)) => Err(error),
-        }
-    }
-
-    fn socket(&self, side: Side) -> &'a TcpStream {
+impl<'a> Between<'a> {
+    fn socket(self, side: Side) -> &'a TcpStream {
         match side {
             Side::Client => self.client,
             Side::Upstream => self.upstream,
         }
     }
+
+    fn way(self, sender: Side) -> Way<'a> {
+        let moved = match sender {
+            Side::Client => &self.meter.to_upstream,
+            Side::Upstream => &self.meter.to_client,
+        };
+        (self.socket(sender), self.socket(sender.other()), moved)
+    }
 }
 
-/// Ends when patience does, give or take an eighth: one coarse look at the counters now and then costs less than a timer
-/// that is set anew with every read.
-pub(crate) async fn impatience(upstream: &TcpStream, meter: &Meter<'_>, patience: &Patience) -> Error {
-    let Patience { idle, age, keepalive } = patience;
-    let step = (age.map_or(*idle, |age| age.min(*idle)) / 8).clamp(Duration::from_millis(1), PUBLISH_EVERY);
-    let began = Instant::now();
-    let (mut seen, mut since) = ((0, 0), began);
-    let mut sleep = pin!(tokio::time::sleep(step));
-    sleep.as_mut().await;
-    // A socket that is gone already is for the pumps to find out about.
-    let _ = keep_alive(SockRef::from(upstream), *keepalive);
-    loop {
-        let now = (meter.to_upstream.get(), meter.to_client.get());
-        if now != seen {
-            meter.publish();
-            (seen, since) = (now, Instant::now());
-        } else if since.elapsed() >= *idle {
-            return Error::Idle(*idle);
+/// Relays between a client and an endpoint until both directions have ended, one side broke, or patience is at its end.
+/// The endpoint gets `first` before anything else: what was read before the relay took over, such as the ClientHello.
+///
+/// # Errors
+/// The connection did not end by a FIN from each side. After [`Error::Broken`] the other side's socket is set to be reset
+/// when it is closed.
+pub async fn run(
+    (client, upstream): (&TcpStream, &TcpStream),
+    first: Vec<u8>,
+    meter: &Meter<'_>,
+    patience: &Patience,
+) -> Result<(), Error> {
+    let between = Between { client, upstream, meter };
+    let mut relay = Relay::new(between);
+    let mut watch = Watch::new(upstream, meter, patience);
+    let mut timer = pin!(watch.timer());
+    relay.begin(first);
+    let result = poll_fn(|cx| {
+        if let Poll::Ready(result) = relay.poll(cx) {
+            return Poll::Ready(result);
         }
-        if let Some(age) = age.filter(|age| began.elapsed() >= *age) {
-            return Error::Expired(age);
+        watch.poll(timer.as_mut(), cx).map(Err)
+    })
+    .await;
+    if let Err(Error::Broken { side, .. }) = result {
+        // A socket that is already gone cannot be told anything.
+        let _ = SockRef::from(between.socket(side.other())).set_linger(Some(Duration::ZERO));
+    }
+    result
+}
+
+/// Both directions, polled by one task; a hand-written future, because the room that it takes is what an idle tunnel
+/// costs.
+struct Relay<'a> {
+    between: Between<'a>,
+    up: Pump<'a>,
+    down: Pump<'a>,
+    /// A receiver was found gone. What it sent before is still on its way to the other side, but what its own reading says
+    /// from now on is no FIN, because the kernel tells of a reset once and has told the writer.
+    failed: Option<Error>,
+    /// Looks for a reset where one direction has ended and nobody reads any more. Few connections come here, so it is
+    /// boxed.
+    unread: Option<Pin<Box<dyn Future<Output = io::Error> + 'a>>>,
+}
+
+impl<'a> Relay<'a> {
+    fn new(between: Between<'a>) -> Self {
+        Self {
+            between,
+            up: Pump::new(Side::Client),
+            down: Pump::new(Side::Upstream),
+            failed: None,
+            unread: None,
         }
-        sleep.as_mut().reset(Instant::now() + step);
-        sleep.as_mut().await;
+    }
+
+    fn begin(&mut self, first: Vec<u8>) {
+        if let Err(pump::Error::Read(error) | pump::Error::Write(error)) = self.up.begin(self.between, first)
+        {
+            self.failed = Some(error);
+        }
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
+        for pump in [&mut self.up, &mut self.down] {
+            if pump.has_ended() {
+                continue;
+            }
+            match pump.poll(self.between, self.failed.is_some(), cx) {
+                Poll::Pending | Poll::Ready(Ok(())) => {}
+                Poll::Ready(Err(pump::Error::Write(error))) if self.failed.is_none() => {
+                    self.failed = Some(error);
+                }
+                Poll::Ready(Err(pump::Error::Read(error) | pump::Error::Write(error))) => {
+                    return Poll::Ready(Err(self.failed.take().unwrap_or(error)));
+                }
+            }
+        }
+        let finished = match (self.up.has_ended(), self.down.has_ended()) {
+            (true, true) => return Poll::Ready(self.failed.take().map_or(Ok(()), Err)),
+            (false, false) => return Poll::Pending,
+            _ if self.failed.is_some() => return Poll::Pending,
+            (true, false) => Side::Client,
+            (false, true) => Side::Upstream,
+        };
+        let socket = self.between.socket(finished);
+        let unread = self.unread.get_or_insert_with(|| Box::pin(reset(socket)));
+        unread.as_mut().poll(cx).map(|source| Err(Error::Broken { side: finished, source }))
     }
 }
 
@@ -241,19 +251,6 @@ pub async fn reset(socket: &TcpStream) -> io::Error {
             },
         }
     }
-}
-
-/// Switches keepalive on, with a user timeout to match: a peer that has vanished is given up after the same time
-/// whether the connection was silent (probes) or had bytes under way (retransmissions), as ztunnel does it.
-///
-/// # Errors
-/// The kernel refused an option.
-pub fn keep_alive(socket: SockRef<'_>, keepalive: Keepalive) -> io::Result<()> {
-    let Keepalive { time, interval, probes } = keepalive;
-    socket.set_tcp_keepalive(
-        &TcpKeepalive::new().with_time(time).with_interval(interval).with_retries(probes),
-    )?;
-    socket.set_tcp_user_timeout(Some(time + interval * probes))
 }
 
 #[cfg(test)]

@@ -52,7 +52,7 @@ pub struct Routed {
     /// The cluster to connect through.
     pub cluster: Arc<Cluster>,
     /// The filter chain that took the connection.
-    pub chain: String,
+    pub chain: Arc<str>,
     /// The name it was routed by, where that is not the name that was sent.
     pub rewritten: Option<String>,
     /// How long the connection may be silent, where the chain says.
@@ -198,7 +198,7 @@ impl Table {
         let Some(cluster) = self.cluster(&chain.route, asked.server_name, draw) else {
             let cluster =
                 chain.route.clusters.first().map(|cluster| cluster.name.clone()).unwrap_or_default();
-            return Err(Error::NoCluster { chain: chain.name.clone(), cluster });
+            return Err(Error::NoCluster { chain: chain.name.to_string(), cluster });
         };
         Ok(Routed {
             cluster: Arc::clone(cluster),

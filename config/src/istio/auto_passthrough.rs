@@ -157,7 +157,7 @@ impl<'a> Exposure<'a> {
             route: Route::to(&name),
             idle_timeout: policy.idle_timeout(),
             options: policy.chain_options(),
-            name,
+            name: name.into(),
         })
     }
 

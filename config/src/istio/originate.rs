@@ -121,7 +121,7 @@ fn chains(
             }
             taken.insert(place, host.to_string());
             let mut chain = chain.clone();
-            chain.name = format!("{} {range}", chain.name);
+            chain.name = format!("{} {range}", chain.name).into();
             chain.matches.connection.destination_ranges = vec![*range];
             chains.push((place, chain, role));
         }
@@ -198,7 +198,7 @@ fn chain(
             peers: (role == Role::Originate).then(|| Arc::new(peers)),
             ..ChainOptions::default()
         },
-        name,
+        name: name.into(),
     };
     Some((chain, role))
 }

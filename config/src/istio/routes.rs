@@ -72,7 +72,7 @@ pub(super) fn chain(
     let clusters = clusters.collect();
     let transport = if server.kind == ServerKind::Tcp { Transport::Any } else { Transport::Tls };
     FilterChain {
-        name: format!("{}/{} {}", object.name.namespace, object.name.name, one.field),
+        name: format!("{}/{} {}", object.name.namespace, object.name.name, one.field).into(),
         matches: ChainMatch {
             server_names: names,
             connection: ConnectionMatch {

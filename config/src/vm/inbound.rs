@@ -82,6 +82,6 @@ fn chain(port: u16, inbound: &Inbound) -> FilterChain {
             peers: Some(Arc::new(Peers { server_name: None, allowed: inbound.allowed.clone() })),
             ..ChainOptions::default()
         },
-        name,
+        name: name.into(),
     }
 }

@@ -155,12 +155,12 @@ impl Assembly {
         let old: HashMap<&str, &FilterChain> = before
             .into_iter()
             .flat_map(|listener| &listener.filter_chains)
-            .map(|chain| (chain.name.as_str(), chain))
+            .map(|chain| (&*chain.name, chain))
             .collect();
         let mut awaited = BTreeSet::new();
         let mut substitutes = Vec::new();
         for (index, chain) in wanted.filter_chains.iter().enumerate() {
-            let Some(substitute) = old.get(chain.name.as_str()) else { continue };
+            let Some(substitute) = old.get(&*chain.name) else { continue };
             if substitute.route == chain.route || substitute.matches != chain.matches {
                 continue;
             }

@@ -157,7 +157,7 @@ impl Rig {
 
     pub(super) fn route(&self, listener: &str, chain: &str) -> Option<String> {
         let listener = self.client.snapshot().listeners.get(listener)?;
-        let chain = listener.filter_chains.iter().find(|one| one.name == chain)?;
+        let chain = listener.filter_chains.iter().find(|one| &*one.name == chain)?;
         Some(chain.route.clusters[0].name.clone())
     }
 }

@@ -33,7 +33,7 @@ pub(crate) fn table(services: usize, policy: Policy, endpoints: u16) -> Table {
         let mut cluster = Cluster::new(&routed, (0..endpoints).map(place).collect());
         cluster.policy = policy;
         filter_chains.push(FilterChain {
-            name: routed.clone(),
+            name: routed.as_str().into(),
             matches: ChainMatch {
                 server_names: routed.parse::<Pattern>().into_iter().collect(),
                 application_protocols: vec!["istio".into(), "istio-http/1.1".into()],

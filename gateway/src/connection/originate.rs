@@ -1,7 +1,6 @@
 //! A plain client's connection, carried over the mesh's mutual TLS: what a sidecar does on its way out.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
 
 use eastgate_config::listener::{Ends, Peers};
 use socket2::SockRef;
@@ -11,20 +10,20 @@ use tokio::time::timeout;
 use super::{Error, connect, cut, ends, inspect, note_route, within_limits};
 use crate::access_log;
 use crate::listener::Listener;
-use crate::relay::{self, Meter, Relay, Side};
+use crate::relay::{self, Meter, Side};
 use crate::table::Routed;
 use crate::tls;
 use crate::tls::relay::Sockets;
 
 /// Serves one connection until both halves have closed.
-pub(super) async fn serve(client: TcpStream, client_addr: SocketAddr, listener: Arc<Listener>) {
+pub(super) async fn serve(client: &TcpStream, client_addr: SocketAddr, listener: &Listener) {
     let _open = listener.metrics.open();
     let mut record = listener.access_log.begin(&listener.name, client_addr);
-    let result = forward(&client, &listener, &mut record).await;
+    let result = forward(client, listener, &mut record).await;
     record.close(result.as_ref().err().map(|error| (error.flag(), || error.explain())));
     listener.metrics.close(record.flag);
     if result.is_err() {
-        cut(&client);
+        cut(client);
     }
 }
 
@@ -45,7 +44,7 @@ async fn forward(
         None => {
             let upstream = connect(client, &routed, ends.remote, listener, record).await?;
             let sockets = (client, &upstream.stream);
-            let result = Relay::new(sockets, begun.raw, &meter, listener.patience(&routed)).run().await;
+            let result = relay::run(sockets, begun.raw, &meter, &listener.patience(&routed)).await;
             record.engine = meter.engine();
             result
         }

@@ -1,7 +1,6 @@
 //! A mesh client's connection, whose TLS ends here: what a sidecar does on its way in.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
 
 use eastgate_config::server_name::ServerName;
 use tokio::net::TcpStream;
@@ -19,15 +18,15 @@ use crate::tls::relay::Sockets;
 use crate::tls::{self, Socket};
 
 /// Serves one connection until both halves have closed.
-pub(super) async fn serve(client: TcpStream, client_addr: SocketAddr, listener: Arc<Listener>) {
+pub(super) async fn serve(client: &TcpStream, client_addr: SocketAddr, listener: &Listener) {
     let _open = listener.metrics.open();
     let mut record = listener.access_log.begin(&listener.name, client_addr);
-    let result = forward(&client, &listener, &mut record).await;
+    let result = forward(client, listener, &mut record).await;
     record.close(result.as_ref().err().map(|error| (error.flag(), || error.explain())));
     listener.metrics.close(record.flag);
     // A failed handshake has its alert under way, which a reset would overtake.
     if !matches!(result, Ok(()) | Err(Error::Tls(tls::Error::Handshake { .. }))) {
-        cut(&client);
+        cut(client);
     }
 }
 

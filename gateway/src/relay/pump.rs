@@ -1,16 +1,17 @@
 //! One direction: turns of whichever engine fits what is moving.
 
 use std::cell::Cell;
-use std::future::poll_fn;
 use std::io::{self, ErrorKind};
 use std::net::Shutdown;
+use std::pin::{Pin, pin};
+use std::task::{Context, Poll, ready};
 
 use socket2::SockRef;
 use tokio::io::Interest;
 use tokio::net::TcpStream;
 
 use super::splice::Pipe;
-use super::{Relay, Side, copy, reset, splice};
+use super::{Between, Side, Way, copy, reset, splice};
 
 /// Which system call ended a direction.
 #[derive(Debug)]
@@ -19,14 +20,6 @@ pub(super) enum Error {
     Read(super::Error),
     /// The receiver is gone.
     Write(super::Error),
-}
-
-impl Error {
-    pub(super) fn into_inner(self) -> super::Error {
-        match self {
-            Self::Read(error) | Self::Write(error) => error,
-        }
-    }
 }
 
 /// What an engine made of one turn: a read, and the writes that followed from it.
@@ -99,52 +92,111 @@ impl Choice {
     }
 }
 
-/// Writes what was read before, moves bytes until this sender's FIN, then passes the FIN on.
-pub(super) async fn pump(relay: &Relay<'_>, sender: Side) -> Result<(), Error> {
-    let (from, to) = (relay.socket(sender), relay.socket(sender.other()));
-    let (first, moved) = match sender {
-        Side::Client => (relay.first.take(), &relay.meter.to_upstream),
-        Side::Upstream => (Vec::new(), &relay.meter.to_client),
-    };
-    let mut choice = Choice::default();
-    let mut turn = copy::write(to, first, moved);
-    loop {
+/// Turns that a direction has before others on this thread have theirs.
+const TURNS: usize = 16;
+
+/// One direction, while it lasts. What it works on is lent to it, because every idle tunnel pays for two of these.
+pub(super) struct Pump<'a> {
+    sender: Side,
+    choice: Choice,
+    /// The FIN is passed on, or the receiver is gone.
+    ended: bool,
+    /// The rest of a turn, being written. Few directions ever wait for their receiver, so it is boxed.
+    left: Option<Pin<Box<dyn Future<Output = Result<(), Failed>> + 'a>>>,
+}
+
+impl<'a> Pump<'a> {
+    pub(super) fn new(sender: Side) -> Self {
+        Self { sender, choice: Choice::default(), ended: false, left: None }
+    }
+
+    pub(super) fn has_ended(&self) -> bool {
+        self.ended
+    }
+
+    /// Writes what was read before the relay took over.
+    pub(super) fn begin(&mut self, between: Between<'a>, first: Vec<u8>) -> Result<(), Error> {
+        let (_, to, moved) = between.way(self.sender);
+        let turn = copy::write(to, first, moved);
+        self.settle(turn, between).map(drop)
+    }
+
+    /// Moves bytes until none are there or the receiver is full; after the sender's FIN, passes it on and has ended. If
+    /// the sender is `broken`, its end is none and is not passed on.
+    pub(super) fn poll(
+        &mut self,
+        between: Between<'a>,
+        broken: bool,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<(), Error>> {
+        let (from, to, moved) = between.way(self.sender);
+        for _ in 0..TURNS {
+            if let Some(left) = &mut self.left {
+                ready!(left.as_mut().poll(cx)).map_err(|failed| failed.of(self.sender))?;
+                self.left = None;
+            }
+            let turn = match self.choice.splicing {
+                true => splice::turn(from, to, moved),
+                false => copy::turn(from, to, moved),
+            };
+            match self.settle(turn, between)? {
+                Next::Turn => {}
+                Next::Wait => {
+                    ready!(from.poll_read_ready(cx)).map_err(|error| Failed::Read(error).of(self.sender))?;
+                }
+                Next::End => {
+                    self.ended = true;
+                    return Poll::Ready(
+                        if broken { Ok(()) } else { finish(to) }
+                            .map_err(|error| Failed::Write(error).of(self.sender)),
+                    );
+                }
+            }
+        }
+        // Only asks to be polled again once the others were, and the sockets looked at.
+        let _ = pin!(tokio::task::yield_now()).poll(cx);
+        Poll::Pending
+    }
+
+    fn settle(&mut self, turn: Result<Turn, Failed>, between: Between<'a>) -> Result<Next, Error> {
         match turn {
             Ok(Turn::Moved(bytes)) => {
-                relay.meter.note_engine(choice.splicing);
-                choice.moved(bytes);
-                // Others on this thread get their turn before a sender that never pauses.
-                tokio::task::consume_budget().await;
+                between.meter.note_engine(self.choice.splicing);
+                self.choice.moved(bytes);
             }
-            // Needs no room in the future, unlike `readable`.
-            Ok(Turn::Empty) => {
-                poll_fn(|cx| from.poll_read_ready(cx))
-                    .await
-                    .map_err(|error| Failed::Read(error).of(sender))?;
-            }
-            Ok(Turn::End) if relay.broken.get() => return Ok(()),
-            Ok(Turn::End) => break,
-            // Boxed, so that connections that do not wait for their receiver need no room for it.
             Ok(Turn::Left(rest)) => {
-                relay.meter.note_engine(choice.splicing);
-                Box::pin(write_out(rest, from, to, moved)).await.map_err(|failed| failed.of(sender))?;
+                between.meter.note_engine(self.choice.splicing);
+                self.left = Some(Box::pin(write_out(rest, between.way(self.sender))));
             }
-            Ok(Turn::Refused) => choice.refused(),
-            Err(failed) => return Err(failed.of(sender)),
+            Ok(Turn::Refused) => self.choice.refused(),
+            Ok(Turn::Empty) => return Ok(Next::Wait),
+            Ok(Turn::End) => return Ok(Next::End),
+            Err(failed) => {
+                self.ended = true;
+                return Err(failed.of(self.sender));
+            }
         }
-        turn = match choice.splicing {
-            true => splice::turn(from, to, moved),
-            false => copy::turn(from, to, moved),
-        };
+        Ok(Next::Turn)
     }
+}
+
+/// What a turn leads to.
+enum Next {
+    Turn,
+    Wait,
+    End,
+}
+
+/// Tells the receiver that nothing more will come.
+fn finish(to: &TcpStream) -> io::Result<()> {
     match SockRef::from(to).shutdown(Shutdown::Write) {
-        Err(error) if error.kind() != ErrorKind::NotConnected => Err(Failed::Write(error).of(sender)),
+        Err(error) if error.kind() != ErrorKind::NotConnected => Err(error),
         _ => Ok(()),
     }
 }
 
 /// Writes what the receiver had no room for. A sender that resets meanwhile would otherwise go unseen.
-async fn write_out(rest: Rest, from: &TcpStream, to: &TcpStream, moved: &Cell<u64>) -> Result<(), Failed> {
+async fn write_out(rest: Rest, (from, to, moved): Way<'_>) -> Result<(), Failed> {
     tokio::select! {
         result = rest.write(to, moved) => result.map_err(Failed::Write),
         error = reset(from) => Err(Failed::Read(error)),

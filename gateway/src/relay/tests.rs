@@ -3,6 +3,7 @@ use std::net::{Shutdown, TcpListener as StdListener, TcpStream as StdStream};
 use std::thread::JoinHandle;
 
 use eastgate_config::bootstrap::DEFAULT_MAX_PIPES;
+use eastgate_config::cluster::Keepalive;
 
 use super::*;
 
@@ -58,7 +59,7 @@ fn relay_between(
             let totals = [const { AtomicU64::new(0) }; 2];
             let totals = (&totals[0], &totals[1]);
             let meter = Meter::new(totals);
-            let result = Relay::new((&inner[0], &inner[1]), Vec::new(), &meter, patience).run().await;
+            let result = run((&inner[0], &inner[1]), Vec::new(), &meter, &patience).await;
             let engine = meter.engine();
             let counted = (meter.to_upstream.get(), meter.to_client.get());
             drop(meter);

@@ -44,11 +44,11 @@ impl Listener {
     pub(super) fn build(config: &Arc<config::Listener>, old: Option<&Self>) -> Self {
         let mut known = HashMap::new();
         for (chain, limits) in old.into_iter().flat_map(|old| all_chains(&old.config).zip(&old.limits)) {
-            known.extend(limits.as_ref().map(|limits| (chain.name.as_str(), limits)));
+            known.extend(limits.as_ref().map(|limits| (&*chain.name, limits)));
         }
         let mut shared = HashMap::new();
-        let limits = all_chains(config)
-            .map(|chain| limits(chain, known.get(chain.name.as_str()).copied(), &mut shared));
+        let limits =
+            all_chains(config).map(|chain| limits(chain, known.get(&*chain.name).copied(), &mut shared));
         let old_rate = old.and_then(|old| old.rate.as_ref());
         Self {
             rate: config.options.rate_limit.as_ref().map(|limit| bucket(limit, old_rate)),
@@ -104,7 +104,7 @@ impl Listener {
             server_name: asked.server_name.map_or("", |name| name.as_str()),
         };
         if !chain.options.rbac.iter().all(|rules| rules.allows(&peer)) {
-            return Err(Error::Denied { chain: chain.name.clone() });
+            return Err(Error::Denied { chain: chain.name.to_string() });
         }
         Ok(Taken { chain, limits: self.limits.get(index).cloned().flatten(), rewritten })
     }

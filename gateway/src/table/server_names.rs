@@ -89,5 +89,5 @@ fn choose<'p>(
         }
         refused.get_or_insert(chain);
     }
-    refused.map(|chain| Err(Error::NoProtocol { chain: chain.name.clone() }))
+    refused.map(|chain| Err(Error::NoProtocol { chain: chain.name.to_string() }))
 }

@@ -28,8 +28,8 @@ fn chain(name: &str, patterns: &[&str], protocols: &[&str], sent_as: &[&str]) ->
 
 fn table(chains: Vec<FilterChain>) -> Table {
     let mut snapshot = Snapshot::default();
-    for name in chains.iter().map(|chain| &chain.name).chain([&"not-routed".to_string()]) {
-        snapshot.clusters.insert(name.clone(), Arc::new(cluster::Cluster::new(name, vec![])));
+    for name in chains.iter().map(|chain| &*chain.name).chain(["not-routed"]) {
+        snapshot.clusters.insert(name.into(), Arc::new(cluster::Cluster::new(name, vec![])));
     }
     let listener = eastgate_config::listener::Listener {
         name: "l".into(),
@@ -265,7 +265,7 @@ fn a_connection_without_a_hello_is_taken_by_a_chain_that_wants_none() {
     let table = table(vec![chain("tls", &["*"], &[], &[]), plain]);
     let asked = Asked { server_name: None, ends: asked(&"a.b".parse().unwrap()).ends };
     let routed = table.route("l", &asked, std::iter::empty(), |_| 0).unwrap();
-    assert_eq!(routed.chain, "plain");
+    assert_eq!(&*routed.chain, "plain");
 }
 
 #[test]

@@ -5,9 +5,9 @@
 //! that is a broken connection and not an end. An idle connection holds no buffer beside the TLS session's own.
 
 use std::cell::{Cell, RefCell};
-use std::future::Future;
+use std::future::{Future, poll_fn};
 use std::io;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -16,7 +16,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
 use super::{Socket, with_remedy};
-use crate::relay::{Error, Meter, Patience, Side, impatience, reset};
+use crate::relay::{Error, Meter, Patience, Side, Watch, reset};
 
 /// Two TLS records: larger reads find no more in the session, and smaller ones cost more calls.
 const BUFFER: usize = 32 * 1024;
@@ -52,9 +52,11 @@ pub async fn run<S>(
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
+    let mut watch = Watch::new(sockets.upstream, meter, &patience);
+    let mut timer = pin!(watch.timer());
     let result = tokio::select! {
         result = both(session, sockets, first, meter) => result,
-        error = impatience(sockets.upstream, meter, &patience) => Err(error),
+        error = poll_fn(|cx| watch.poll(timer.as_mut(), cx)) => Err(error),
     };
     if matches!(result, Err(Error::Broken { .. })) {
         for socket in [sockets.client, sockets.upstream] {
@@ -81,7 +83,7 @@ where
     // Boxed watches: few connections need one.
     let watch = |socket: &'s TcpStream| Box::pin(reset(socket));
     let (mut up_watch, mut down_watch) = (None, None);
-    std::future::poll_fn(|cx| {
+    poll_fn(|cx| {
         let up_done = match tls {
             Side::Upstream => up.poll(cx, &mut plain, session),
             Side::Client => up.poll(cx, session, &mut plain),

@@ -85,7 +85,7 @@ impl<'a> Chains<'a> {
     fn new(previous: Option<&'a Listener>) -> Self {
         let chains = previous.into_iter().flat_map(|listener| &listener.filter_chains);
         Self {
-            previous: chains.map(|chain| (chain.name.as_str(), chain)).collect(),
+            previous: chains.map(|chain| (&*chain.name, chain)).collect(),
             good: Vec::new(),
             names: HashSet::new(),
             alike: HashMap::new(),
@@ -192,7 +192,7 @@ fn chain(name: String, message: &wire::FilterChain) -> Result<FilterChain, Probl
                       (CVE-2021-31921); list the names that may be asked for";
         return Err(Problem::at("filter_chain_match.server_names", reason));
     }
-    Ok(FilterChain { name, matches, route, idle_timeout, options })
+    Ok(FilterChain { name: name.into(), matches, route, idle_timeout, options })
 }
 
 fn default_chain(message: &wire::FilterChain) -> Result<FilterChain, Problem> {

@@ -106,7 +106,7 @@ fn istiods_chain_for_a_passthrough_service_is_read_whole() {
     assert_eq!(listener.options.inspect_timeout, Some(Duration::from_secs(5)));
     assert!(!listener.options.plain);
     let chain = &listener.filter_chains[0];
-    assert_eq!((chain.name.as_str(), chain.route.clusters[0].name.as_str()), (name, name));
+    assert_eq!((&*chain.name, chain.route.clusters[0].name.as_str()), (name, name));
     assert_eq!(chain.matches.server_names, [Pattern::Exact(name.parse().unwrap())]);
     assert_eq!(chain.matches.application_protocols, alpn);
     assert_eq!(chain.idle_timeout, Some(Duration::from_secs(60)));
