@@ -249,7 +249,8 @@ mod tests {
     #[test]
     fn looking_at_the_end_finds_what_a_search_finds() {
         let endings = [r"\.global$", "l$", r"\.\.a$", "a-b_$"];
-        let names = ["a.global", ".global", "global", "a.globall", "a.global.global", "..a", "xa-b_", "", "é.global"];
+        let names =
+            ["a.global", ".global", "global", "a.globall", "a.global.global", "..a", "xa-b_", "", "é.global"];
         for pattern in endings {
             let rewrite = Rewrite::new(pattern, ".x").unwrap();
             assert!(rewrite.ending.is_some(), "{pattern}");

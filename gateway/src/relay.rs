@@ -6,16 +6,16 @@
 //! take is owned until it does. Small pieces are copied and bulk is spliced, each direction by itself.
 
 use std::cell::Cell;
-use std::future::poll_fn;
 use std::io;
-use std::pin::{Pin, pin};
+use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use socket2::SockRef;
 use tokio::io::Interest;
 use tokio::net::TcpStream;
+use tokio::time::Sleep;
 
 mod copy;
 mod patience;
@@ -148,38 +148,36 @@ impl<'a> Between<'a> {
 
 /// Relays between a client and an endpoint until both directions have ended, one side broke, or patience is at its end.
 /// The endpoint gets `first` before anything else: what was read before the relay took over, such as the ClientHello.
+/// The timer is [`Patience::timer`].
 ///
-/// # Errors
-/// The connection did not end by a FIN from each side. After [`Error::Broken`] the other side's socket is set to be reset
-/// when it is closed.
-pub async fn run(
-    (client, upstream): (&TcpStream, &TcpStream),
+/// The future gives an error where the connection did not end by a FIN from each side. After [`Error::Broken`] the other
+/// side's socket is set to be reset when it is closed.
+pub fn run<'a>(
+    (client, upstream): (&'a TcpStream, &'a TcpStream),
     first: Vec<u8>,
-    meter: &Meter<'_>,
-    patience: &Patience,
-) -> Result<(), Error> {
+    meter: &'a Meter<'a>,
+    patience: &'a Patience,
+    timer: Pin<&'a mut Sleep>,
+) -> Relay<'a> {
     let between = Between { client, upstream, meter };
-    let mut relay = Relay::new(between);
-    let mut watch = Watch::new(upstream, meter, patience);
-    let mut timer = pin!(watch.timer());
-    relay.begin(first);
-    let result = poll_fn(|cx| {
-        if let Poll::Ready(result) = relay.poll(cx) {
-            return Poll::Ready(result);
-        }
-        watch.poll(timer.as_mut(), cx).map(Err)
-    })
-    .await;
-    if let Err(Error::Broken { side, .. }) = result {
-        // A socket that is already gone cannot be told anything.
-        let _ = SockRef::from(between.socket(side.other())).set_linger(Some(Duration::ZERO));
+    let mut relay = Relay {
+        between,
+        up: Pump::new(Side::Client),
+        down: Pump::new(Side::Upstream),
+        failed: None,
+        unread: None,
+        watch: Watch::new(patience, timer),
+    };
+    if let Err(pump::Error::Read(error) | pump::Error::Write(error)) = relay.up.begin(between, first) {
+        relay.failed = Some(error);
     }
-    result
+    relay
 }
 
-/// Both directions, polled by one task; a hand-written future, because the room that it takes is what an idle tunnel
-/// costs.
-struct Relay<'a> {
+/// Both directions, polled by one task. The future is written by hand, because the room that it takes is most of what an
+/// idle tunnel costs.
+#[allow(missing_debug_implementations, reason = "bytes that are on their way are not for a log")]
+pub struct Relay<'a> {
     between: Between<'a>,
     up: Pump<'a>,
     down: Pump<'a>,
@@ -189,27 +187,28 @@ struct Relay<'a> {
     /// Looks for a reset where one direction has ended and nobody reads any more. Few connections come here, so it is
     /// boxed.
     unread: Option<Pin<Box<dyn Future<Output = io::Error> + 'a>>>,
+    watch: Watch<'a>,
 }
 
-impl<'a> Relay<'a> {
-    fn new(between: Between<'a>) -> Self {
-        Self {
-            between,
-            up: Pump::new(Side::Client),
-            down: Pump::new(Side::Upstream),
-            failed: None,
-            unread: None,
-        }
-    }
+impl Future for Relay<'_> {
+    type Output = Result<(), Error>;
 
-    fn begin(&mut self, first: Vec<u8>) {
-        if let Err(pump::Error::Read(error) | pump::Error::Write(error)) = self.up.begin(self.between, first)
-        {
-            self.failed = Some(error);
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let between = self.between;
+        let result = match self.directions(cx) {
+            Poll::Ready(result) => result,
+            Poll::Pending => Err(ready!(self.watch.poll(between.upstream, between.meter, cx))),
+        };
+        if let Err(Error::Broken { side, .. }) = result {
+            // A socket that is already gone cannot be told anything.
+            let _ = SockRef::from(between.socket(side.other())).set_linger(Some(Duration::ZERO));
         }
+        Poll::Ready(result)
     }
+}
 
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
+impl Relay<'_> {
+    fn directions(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
         for pump in [&mut self.up, &mut self.down] {
             if pump.has_ended() {
                 continue;

@@ -1,6 +1,7 @@
 //! A plain client's connection, carried over the mesh's mutual TLS: what a sidecar does on its way out.
 
 use std::net::SocketAddr;
+use std::pin::pin;
 
 use eastgate_config::listener::{Ends, Peers};
 use socket2::SockRef;
@@ -44,7 +45,9 @@ async fn forward(
         None => {
             let upstream = connect(client, &routed, ends.remote, listener, record).await?;
             let sockets = (client, &upstream.stream);
-            let result = relay::run(sockets, begun.raw, &meter, &listener.patience(&routed)).await;
+            let patience = listener.patience(&routed);
+            let timer = pin!(patience.timer());
+            let result = relay::run(sockets, begun.raw, &meter, &patience, timer).await;
             record.engine = meter.engine();
             result
         }

@@ -27,6 +27,11 @@ pub struct Patience {
 }
 
 impl Patience {
+    /// For a watch; by itself, because it must stay where it is.
+    pub fn timer(&self) -> Sleep {
+        sleep(self.step())
+    }
+
     /// An eighth of it at most.
     fn step(&self) -> Duration {
         let shortest = self.age.map_or(self.idle, |age| age.min(self.idle));
@@ -37,44 +42,42 @@ impl Patience {
 /// Waits until patience ends, give or take an eighth: one coarse look at the counters now and then costs less than a
 /// timer that is set anew with every read.
 pub(crate) struct Watch<'a> {
-    upstream: &'a TcpStream,
-    meter: &'a Meter<'a>,
     patience: &'a Patience,
+    timer: Pin<&'a mut Sleep>,
     began: Instant,
     /// When bytes were last found to have moved; none before the first look.
     since: Option<Instant>,
 }
 
 impl<'a> Watch<'a> {
-    pub(crate) fn new(upstream: &'a TcpStream, meter: &'a Meter<'a>, patience: &'a Patience) -> Self {
-        Self { upstream, meter, patience, began: Instant::now(), since: None }
+    pub(crate) fn new(patience: &'a Patience, timer: Pin<&'a mut Sleep>) -> Self {
+        Self { patience, timer, began: Instant::now(), since: None }
     }
 
-    /// For [`Self::poll`]; it stands by itself because it must stay where it is.
-    pub(crate) fn timer(&self) -> Sleep {
-        sleep(self.patience.step())
-    }
-
-    pub(crate) fn poll(&mut self, mut timer: Pin<&mut Sleep>, cx: &mut Context<'_>) -> Poll<Error> {
+    /// Gives why the connection must end, once it must.
+    pub(crate) fn poll(
+        &mut self,
+        upstream: &TcpStream,
+        meter: &Meter<'_>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Error> {
         loop {
-            ready!(timer.as_mut().poll(cx));
-            if let Some(error) = self.look(Instant::now()) {
+            ready!(self.timer.as_mut().poll(cx));
+            if self.since.is_none() {
+                // A socket that is gone already is for the pumps to find out about.
+                let _ = keep_alive(SockRef::from(upstream), self.patience.keepalive);
+            }
+            let now = Instant::now();
+            if let Some(error) = self.look(now, meter.publish()) {
                 return Poll::Ready(error);
             }
-            timer.as_mut().reset(Instant::now() + self.patience.step());
+            self.timer.as_mut().reset(now + self.patience.step());
         }
     }
 
-    fn look(&mut self, now: Instant) -> Option<Error> {
-        let Patience { idle, age, keepalive } = *self.patience;
-        if self.since.is_none() {
-            // A socket that is gone already is for the pumps to find out about.
-            let _ = keep_alive(SockRef::from(self.upstream), keepalive);
-        }
-        let since = match self.meter.publish() {
-            true => now,
-            false => self.since.unwrap_or(self.began),
-        };
+    fn look(&mut self, now: Instant, moved: bool) -> Option<Error> {
+        let Patience { idle, age, .. } = *self.patience;
+        let since = if moved { now } else { self.since.unwrap_or(self.began) };
         self.since = Some(since);
         if now.duration_since(since) >= idle {
             return Some(Error::Idle(idle));

@@ -52,11 +52,11 @@ pub async fn run<S>(
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    let mut watch = Watch::new(sockets.upstream, meter, &patience);
-    let mut timer = pin!(watch.timer());
+    let timer = pin!(patience.timer());
+    let mut watch = Watch::new(&patience, timer);
     let result = tokio::select! {
         result = both(session, sockets, first, meter) => result,
-        error = poll_fn(|cx| watch.poll(timer.as_mut(), cx)) => Err(error),
+        error = poll_fn(|cx| watch.poll(sockets.upstream, meter, cx)) => Err(error),
     };
     if matches!(result, Err(Error::Broken { .. })) {
         for socket in [sockets.client, sockets.upstream] {
