@@ -87,6 +87,11 @@ integrity BYTES="10737418240":
     cargo build --release --bin eastgate --bin eastgate-loadtest
     loadtest/integrity {{BYTES}}
 
+# Connections while go-control-plane changes their endpoints 50 times a second
+eds-churn SECONDS="10":
+    cargo build --release --bin eastgate --bin eastgate-loadtest
+    loadtest/eds-churn {{SECONDS}}
+
 # Where the gateway's time goes under new connections: target/flamegraph.svg (wants perf and `cargo install inferno`)
 flamegraph SECONDS="10":
     CARGO_PROFILE_RELEASE_DEBUG=1 cargo build --release --bin eastgate --bin eastgate-loadtest
