@@ -277,12 +277,24 @@ impl Default for Log {
 #[allow(missing_docs, reason = "KEYS says what each means")]
 pub struct Drain {
     #[serde(with = "duration::text")]
+    pub grace: Duration,
+    #[serde(with = "duration::text")]
     pub timeout: Duration,
+    #[serde(with = "duration::text")]
+    pub close_idle: Duration,
+    #[serde(with = "duration::text")]
+    pub spread: Duration,
 }
 
 impl Default for Drain {
     fn default() -> Self {
-        Self { timeout: Duration::from_secs(45) }
+        Self {
+            // What load balancers and kube-proxies need to hear that the gateway is not ready any more.
+            grace: Duration::from_secs(5),
+            timeout: Duration::from_secs(45),
+            close_idle: Duration::ZERO,
+            spread: Duration::from_secs(5),
+        }
     }
 }
 

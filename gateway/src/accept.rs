@@ -19,8 +19,10 @@ use crate::connection;
 use crate::drain::{self, Leaving};
 use crate::gate::{Gate, Pass};
 use crate::listener::Listener;
+use crate::open;
 use crate::relay;
 
+mod last;
 pub mod ports;
 
 /// After an error of `accept` that will not pass by itself, such as too many open files: wait, and longer each time,
@@ -35,6 +37,7 @@ pub struct Threads {
     connections: Gate,
     leaving: Arc<Leaving>,
     seats: Option<Arc<[Seat]>>,
+    open: open::Registry,
 }
 
 /// How data threads are.
@@ -55,7 +58,8 @@ enum Work {
     Serve(Accepted),
 }
 
-/// A socket to accept from until `stop` closes.
+/// A socket to accept from until `stop` says so: by a change when the whole gateway leaves, by its end when only the
+/// listener goes, whose address may be wanted at once.
 #[derive(Debug)]
 struct Accepting {
     socket: std::net::TcpListener,
@@ -107,7 +111,8 @@ impl Threads {
     pub fn start(options: Options, connections: Gate, leaving: Arc<Leaving>) -> io::Result<Self> {
         let Options { count, exact_balance, max_pipes } = options;
         let mut threads = Vec::with_capacity(count);
-        for index in 0..count {
+        let (open, questions) = open::Registry::new(count);
+        for (index, questions) in questions.into_iter().enumerate() {
             let (sender, receiver) = mpsc::unbounded_channel();
             let thread = std::thread::Builder::new().name(format!("data-{index}"));
             let (started, starting) = std::sync::mpsc::sync_channel(1);
@@ -118,7 +123,7 @@ impl Threads {
                 match runtime.enable_all().build_local(LocalOptions::default()) {
                     Ok(runtime) => {
                         let _ = started.send(Ok(()));
-                        runtime.block_on(work(receiver));
+                        runtime.block_on(work(receiver, questions));
                     }
                     Err(error) => drop(started.send(Err(error))),
                 }
@@ -131,7 +136,12 @@ impl Threads {
             taken: Gate::new(usize::MAX),
         };
         let seats = (exact_balance && count > 1).then(|| threads.iter().map(seat).collect());
-        Ok(Self { threads, connections, leaving, seats })
+        Ok(Self { threads, connections, leaving, seats, open })
+    }
+
+    /// The way to their open connections.
+    pub fn open(&self) -> &open::Registry {
+        &self.open
     }
 
     /// How many there are.
@@ -170,7 +180,8 @@ impl Drop for Threads {
     }
 }
 
-async fn work(mut given: mpsc::UnboundedReceiver<Work>) {
+async fn work(mut given: mpsc::UnboundedReceiver<Work>, questions: open::Questions) {
+    spawn_local(open::answer(questions));
     while let Some(work) = given.recv().await {
         match work {
             Work::Accept(accepting) => {
@@ -211,7 +222,7 @@ async fn accept(accepting: Accepting) {
             // a batch end, and then it is looked at.
             biased;
             accepted = socket.accept() => accepted,
-            _ = stop.changed() => return,
+            leaving = stop.changed() => return take_last(socket, leaving.is_ok(), &clients).await,
         };
         match accepted {
             Ok((client, client_addr)) => {
@@ -227,6 +238,32 @@ async fn accept(accepting: Accepting) {
                     tokio::time::sleep(wait).await;
                     wait = (wait * 2).min(LONGEST_WAIT);
                 }
+            }
+        }
+    }
+}
+
+/// Serves those who are connected already, and closes the socket.
+async fn take_last(socket: TcpListener, leaving: bool, clients: &Clients) {
+    let name = &clients.listener.name;
+    let socket = match socket.into_std() {
+        Ok(socket) => socket,
+        Err(error) => return tracing::warn!(listener = %name, %error, "clients that wait may be reset"),
+    };
+    if leaving {
+        match last::begin_no_more(&socket) {
+            Ok(()) => tokio::time::sleep(last::HALF_OPEN).await,
+            Err(error) => {
+                tracing::warn!(listener = %name, %error, "clients that are connecting may be reset")
+            }
+        }
+    }
+    for (client, client_addr) in last::connected(&socket) {
+        let client = client.set_nonblocking(true).and_then(|()| TcpStream::from_std(client));
+        match client {
+            Ok(client) => clients.take(client, client_addr),
+            Err(error) => {
+                tracing::warn!(listener = %name, %error, "a client cannot be polled, and is let go")
             }
         }
     }

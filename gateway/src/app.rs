@@ -3,12 +3,13 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use anyhow::Context;
 use arc_swap::ArcSwap;
 use axum::Router;
-use eastgate_config::bootstrap::Settings;
+use eastgate_config::bootstrap::{Drain, Settings};
 use eastgate_config::istio::Options;
 use eastgate_config::route::Rewrite;
 use eastgate_config::snapshot::Snapshot;
@@ -22,12 +23,14 @@ use crate::accept::ports::Ports;
 use crate::accept::{self, Threads};
 use crate::access_log::{self, AccessLog};
 use crate::admin::{self, ClusterMetrics, Sight};
+use crate::closing::{self, Closed, Closing};
 use crate::control_plane::{self, Handle};
 use crate::dns;
 use crate::drain::Leaving;
 use crate::gate::Gate;
 use crate::listener::Shared;
 use crate::metrics::Metrics;
+use crate::open;
 use crate::publish::Publisher;
 use crate::readiness::{Readiness, Wait};
 use crate::source::{files, kubernetes, vm, xds};
@@ -37,6 +40,10 @@ use crate::upstream::resolve;
 
 /// A listener that cannot be bound is tried again this often.
 const BIND_AGAIN: Duration = Duration::from_secs(2);
+/// What readiness waits for once the gateway leaves.
+const DRAIN: &str = "the end of the drain";
+/// From the last FIN to the end of the process, which resets what is still open.
+const LAST_WORDS: Duration = Duration::from_secs(2);
 /// The end waits no longer for the state directory.
 const SAVE_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -53,16 +60,21 @@ pub struct App {
     stop_accepting: watch::Sender<bool>,
     leaving: Arc<Leaving>,
     log_writer: access_log::Writer,
-    drain_timeout: Duration,
+    drain: Drain,
+    /// Held once the gateway is to leave.
+    fading: Option<Wait>,
     xds: Option<Handle>,
+    open: open::Registry,
 }
 
-/// How a gateway left.
+/// How a gateway left: what became of the connections that were open when it stopped accepting.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Left {
-    /// Connections that were open when it stopped accepting.
-    pub open: usize,
-    /// Those of them that the drain timeout cut.
+    /// They ended as they would have anyway.
+    pub finished: usize,
+    /// They were closed because they were idle.
+    pub idle: usize,
+    /// They had not ended in time.
     pub cut: usize,
 }
 
@@ -92,6 +104,7 @@ impl App {
         let options = accept::Options { count, exact_balance, max_pipes: settings.relay.max_pipes };
         let threads = Threads::start(options, connections, Arc::clone(&leaving))
             .context("cannot start data threads")?;
+        let open = threads.open().clone();
         let mesh = Arc::new(Mesh::default());
         let shared = Shared {
             settings: Arc::clone(&settings),
@@ -130,7 +143,6 @@ impl App {
                 Some(serve(&mut tasks, "admin.readiness_address", address, admin::probes(sight)).await?)
             }
         };
-        let drain_timeout = settings.drain.timeout;
         Ok(Self {
             tasks,
             admin,
@@ -142,8 +154,10 @@ impl App {
             stop_accepting,
             leaving,
             log_writer,
-            drain_timeout,
+            drain: settings.drain.clone(),
+            fading: None,
             xds,
+            open,
         })
     }
 
@@ -165,6 +179,11 @@ impl App {
     /// The source that is fed by a control plane, if that is the source.
     pub fn xds(&self) -> Option<&Handle> {
         self.xds.as_ref()
+    }
+
+    /// The way to the open connections.
+    pub fn open(&self) -> &open::Registry {
+        &self.open
     }
 
     /// The table in use.
@@ -195,28 +214,44 @@ impl App {
         why(self.tasks.join_next().await)
     }
 
-    /// Drains: is not ready any more, accepts nobody, and lets open connections go on until they end or the drain
-    /// timeout has passed. DNS is answered until then, for clients that have not heard of another address yet.
+    /// Is not ready any more, and accepts clients for `drain.grace`: those who have not heard of it yet.
+    pub async fn fade(&mut self) {
+        self.fading.get_or_insert_with(|| self.readiness.wait_for(DRAIN));
+        tokio::time::sleep(self.drain.grace).await;
+    }
+
+    /// Drains: is not ready any more, accepts nobody, and lets open connections go on until they end or are closed as
+    /// the settings say. DNS is answered until then, for clients that have not heard of another address yet.
     pub async fn stop(mut self) -> Left {
-        let _draining = self.readiness.wait_for("the end of the drain");
+        self.fading.get_or_insert_with(|| self.readiness.wait_for(DRAIN));
         self.stop_accepting.send_replace(true);
         // The sockets' channel ends only if their task has failed, and then nothing accepts any more either.
         let _ = self.bound.wait_for(BTreeMap::is_empty).await;
         self.leaving.accepting.wait().await;
         let connections = &self.leaving.connections;
         let open = connections.open();
+        let Drain { timeout, close_idle, spread, .. } = self.drain;
         if open > 0 {
-            tracing::info!(open, timeout = ?self.drain_timeout, "draining");
+            tracing::info!(open, ?timeout, "draining");
         }
+        let silence = Some(close_idle).filter(|idle| !idle.is_zero());
+        let closing = Closing { idle: silence, deadline: timeout, spread };
+        let closed = Arc::<Closed>::default();
+        let drained = async {
+            tokio::select! {
+                () = connections.wait() => {}
+                () = closing::leave(&self.open, closing, &closed) => {}
+                () = tokio::time::sleep(closing.end() + LAST_WORDS) => {}
+            }
+        };
         // The drain may be cut short by a SIGKILL, so that what is known is saved before it, and what came since after it.
-        let drained = tokio::time::timeout(self.drain_timeout, connections.wait());
         let _ = tokio::join!(drained, self.save());
         self.save().await;
-        let cut = connections.open();
+        let (idle, cut) = (closed.idle.load(Relaxed), closed.late.load(Relaxed) + connections.open());
         // The last of the tasks holds the data threads, and they hold the access log.
         self.tasks.shutdown().await;
         self.log_writer.finish();
-        Left { open, cut }
+        Left { finished: open.saturating_sub(idle + cut), idle, cut }
     }
 
     /// Has the source write what is not in its state directory yet.

@@ -15,6 +15,7 @@ use crate::access_log;
 use crate::gate::Pass;
 use crate::inspect::{self, Begun};
 use crate::listener::Listener;
+use crate::open::{self, Ask};
 use crate::proxy_protocol;
 use crate::relay::{self, Meter, Patience};
 use crate::table::Routed;
@@ -42,8 +43,7 @@ pub async fn serve(client: &TcpStream, client_addr: SocketAddr, listener: &Liste
         Role::Terminate => return Box::pin(terminate::serve(client, client_addr, listener)).await,
     }
     let _open = listener.metrics.open();
-    let mut record = listener.access_log.begin(&listener.name, client_addr);
-    let result = forward(client, listener, &mut record).await;
+    let (mut record, result) = forward(client, client_addr, listener).await;
     record.close(result.as_ref().err().map(|error| (error.flag(), || error.explain())));
     listener.metrics.close(record.flag);
     drop(record);
@@ -52,24 +52,63 @@ pub async fn serve(client: &TcpStream, client_addr: SocketAddr, listener: &Liste
     }
 }
 
+/// Opens the connection, and relays until both sides have finished or somebody wants it to end.
 async fn forward(
     client: &TcpStream,
+    client_addr: SocketAddr,
     listener: &Listener,
-    record: &mut access_log::Open,
-) -> Result<(), Error> {
+) -> (access_log::Open, Result<(), Error>) {
     // Boxed, because what it takes to find the way is needed for a moment, and a tunnel may live for days.
-    let Tunnel { upstream, cluster, first, patience, _counted } =
-        Box::pin(open(client, listener, record)).await?;
-    let meter = Meter::new((&cluster.stats.to_upstream, &cluster.stats.to_client));
+    let tunnel = match Box::pin(enter(client, client_addr, listener)).await {
+        Ok(tunnel) => tunnel,
+        Err((record, error)) => return (record, Err(error)),
+    };
+    let Tunnel { open, first, patience, _counted } = tunnel;
+    let stats = &open.cluster.stats;
+    let meter = Meter::new(&open.moved, (&stats.to_upstream, &stats.to_client));
     let timer = pin!(patience.timer());
-    let result = relay::run((client, &upstream.stream), first, &meter, &patience, timer).await;
-    (record.to_upstream_bytes, record.to_client_bytes) = (meter.to_upstream.get(), meter.to_client.get());
-    record.engine = meter.engine();
-    Ok(result?)
+    let relay = relay::run((client, &open.upstream.stream), first, &meter, &patience, timer);
+    let result = tokio::select! {
+        biased;
+        result = relay => result.map_err(Error::from),
+        Ask::End(end) = open.asked() => {
+            // Boxed, because few connections come here and all would need the room.
+            Box::pin(part(client, &open.upstream.stream)).await;
+            Err(Error::Ended(end))
+        }
+    };
+    let engine = meter.engine();
+    drop(meter);
+    let mut record = open.leave();
+    record.engine = engine;
+    (record, result)
 }
 
 /// All that a connection needs from here on. What only finding the way took is gone by then.
 struct Tunnel {
+    open: open::Entered,
+    first: Vec<u8>,
+    patience: Patience,
+    _counted: Option<Pass>,
+}
+
+async fn enter(
+    client: &TcpStream,
+    client_addr: SocketAddr,
+    listener: &Listener,
+) -> Result<Tunnel, (access_log::Open, Error)> {
+    let mut record = listener.access_log.begin(&listener.name, client_addr);
+    match open(client, listener, &mut record).await {
+        Err(error) => Err((record, error)),
+        Ok(Opened { upstream, cluster, first, patience, _counted }) => {
+            let open = open::enter(record, upstream, cluster).await;
+            Ok(Tunnel { open, first, patience, _counted })
+        }
+    }
+}
+
+/// What comes of finding the way.
+struct Opened {
     upstream: Upstream,
     cluster: Arc<Cluster>,
     first: Vec<u8>,
@@ -81,7 +120,7 @@ async fn open(
     client: &TcpStream,
     listener: &Listener,
     record: &mut access_log::Open,
-) -> Result<Tunnel, Error> {
+) -> Result<Opened, Error> {
     let Begun { hello, raw, told } = inspect(client, listener).await?;
     let ends = ends(client, told, record)?;
     record.server_name = hello.as_ref().map(|hello| hello.server_name().clone());
@@ -95,7 +134,7 @@ async fn open(
     listener.downstream.connect_seconds().observe(record.age());
     let first = announced(raw, &routed, ends);
     let patience = listener.patience(&routed);
-    Ok(Tunnel { upstream, cluster: routed.cluster, first, patience, _counted })
+    Ok(Opened { upstream, cluster: routed.cluster, first, patience, _counted })
 }
 
 /// Reads what the connection begins with, as one of a limited number of clients that are not past that.
@@ -201,6 +240,16 @@ async fn refuse(client: &TcpStream, error: &Error, listener: &Listener) {
         return;
     }
     let _ = timeout(LINGER, discard(client)).await;
+}
+
+/// Ends a connection that both sides would keep: each is sent a FIN, and what it still sends is read for a moment, no
+/// longer, because a socket that is closed with unread bytes is reset.
+async fn part(client: &TcpStream, upstream: &TcpStream) {
+    for socket in [client, upstream] {
+        // One that is gone needs no FIN.
+        let _ = SockRef::from(socket).shutdown(Shutdown::Write);
+    }
+    let _ = timeout(LINGER, async { tokio::join!(discard(client), discard(upstream)) }).await;
 }
 
 async fn discard(client: &TcpStream) {

@@ -7,6 +7,7 @@ pub mod client_hello;
 pub mod connection;
 pub mod inspect;
 pub mod listener;
+pub mod open;
 
 pub mod table;
 pub mod upstream;
@@ -20,6 +21,7 @@ pub mod source;
 
 pub mod access_log;
 pub mod admin;
+pub mod closing;
 pub mod control_plane;
 pub mod dns;
 pub mod drain;

@@ -78,18 +78,26 @@ fn gateway(settings: Settings) -> anyhow::Result<ExitCode> {
         let mut app = app::App::start(settings).await?;
         stand_back();
         tracing::info!(admin = %app.admin_address(), "started");
-        tokio::select! {
-            signal = signals::asked_to_end() => tracing::info!(signal = signal?, "leaving"),
+        let signal = tokio::select! {
+            signal = signals::asked_to_end() => signal?,
             error = app.ended() => return Err(error),
-        }
+        };
+        tracing::info!(signal, "leaving");
+        let leaving = async {
+            // Whoever presses ^C has no load balancer that is still to hear of it.
+            if signal != signals::INTERRUPT {
+                app.fade().await;
+            }
+            app.stop().await
+        };
         let left = tokio::select! {
-            left = app.stop() => left,
+            left = leaving => left,
             signal = signals::asked_to_end() => {
                 tracing::warn!(signal = signal?, "leaving at once; open connections are cut");
                 return Ok(ExitCode::FAILURE);
             }
         };
-        tracing::info!(open = left.open, cut = left.cut, "left");
+        tracing::info!(finished = left.finished, closed_idle = left.idle, cut = left.cut, "left");
         Ok(ExitCode::SUCCESS)
     });
     // A disk that has stopped must not hold up the end: what was being written takes the place of nothing before it is whole.

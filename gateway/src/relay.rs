@@ -7,6 +7,7 @@
 
 use std::cell::Cell;
 use std::io;
+use std::ops::Deref;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::task::{Context, Poll, ready};
@@ -66,26 +67,31 @@ pub enum Error {
     Expired(Duration),
 }
 
-/// The bytes of one connection, and the shared counters that they are added to from time to time and at the end.
-#[derive(Debug)]
-pub struct Meter<'a> {
+/// The bytes that one connection has moved so far, for whoever looks on from its thread.
+#[derive(Debug, Default)]
+pub struct Moved {
     /// From the client.
     pub to_upstream: Cell<u64>,
     /// From the endpoint.
     pub to_client: Cell<u64>,
+}
+
+/// The bytes of one connection, and the shared counters that they are added to from time to time and at the end.
+#[derive(Debug)]
+pub struct Meter<'a> {
+    moved: &'a Moved,
     totals: (&'a AtomicU64, &'a AtomicU64),
     published: Cell<(u64, u64)>,
     spliced: Cell<bool>,
 }
 
 impl<'a> Meter<'a> {
-    /// Counts into a pair of (to upstream, to client) counters.
-    pub fn new(totals: (&'a AtomicU64, &'a AtomicU64)) -> Self {
+    /// Counts for a connection, and what is new from now on into a pair of (to upstream, to client) counters.
+    pub fn new(moved: &'a Moved, totals: (&'a AtomicU64, &'a AtomicU64)) -> Self {
         Self {
-            to_upstream: Cell::new(0),
-            to_client: Cell::new(0),
+            moved,
             totals,
-            published: Cell::default(),
+            published: Cell::new((moved.to_upstream.get(), moved.to_client.get())),
             spliced: Cell::default(),
         }
     }
@@ -109,6 +115,14 @@ impl<'a> Meter<'a> {
         self.totals.0.fetch_add(now.0 - before.0, Relaxed);
         self.totals.1.fetch_add(now.1 - before.1, Relaxed);
         true
+    }
+}
+
+impl Deref for Meter<'_> {
+    type Target = Moved;
+
+    fn deref(&self) -> &Moved {
+        self.moved
     }
 }
 

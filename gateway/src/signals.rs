@@ -2,6 +2,9 @@
 
 use tokio::signal::unix::{SignalKind, signal};
 
+/// What [`asked_to_end`] calls the signal of `^C`.
+pub const INTERRUPT: &str = "SIGINT";
+
 /// Returns when the process is asked to end, by `SIGTERM` or `SIGINT`.
 ///
 /// # Errors
@@ -11,6 +14,6 @@ pub async fn asked_to_end() -> std::io::Result<&'static str> {
     let mut interrupt = signal(SignalKind::interrupt())?;
     tokio::select! {
         _ = terminate.recv() => Ok("SIGTERM"),
-        _ = interrupt.recv() => Ok("SIGINT"),
+        _ = interrupt.recv() => Ok(INTERRUPT),
     }
 }

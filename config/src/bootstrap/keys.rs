@@ -161,5 +161,17 @@ pub const KEYS: &[Key] = &[
     key("access_log.format", "json or text"),
     key("log.level", "error, warn, info, debug, or a tracing filter such as info,eastgate=debug"),
     key("log.format", "text or json"),
-    key("drain.timeout", "after SIGTERM, how long open connections may go on"),
+    key(
+        "drain.grace",
+        "after SIGTERM, how long clients are still accepted while it is told that it is not ready",
+    ),
+    key("drain.timeout", "after that, how long open connections may go on"),
+    key(
+        "drain.close_idle",
+        "meanwhile, connections that are silent for this long are closed; 0s: only at the end",
+    ),
+    key(
+        "drain.spread",
+        "idle connections, and the rest at the end, are closed over this long and not all at once",
+    ),
 ];

@@ -29,8 +29,8 @@ pub struct Ports {
 struct Open {
     wanted: SocketAddr,
     bound: SocketAddr,
-    /// Dropping it ends the accepting; connections go on.
-    _stop: watch::Sender<()>,
+    /// Ends the accepting; connections go on.
+    stop: watch::Sender<()>,
 }
 
 impl Ports {
@@ -82,9 +82,11 @@ impl Ports {
         &self.failed
     }
 
-    /// Stops accepting everywhere; connections go on.
+    /// Stops accepting everywhere, once those are in who are connecting; connections go on.
     pub fn close(&mut self) {
-        self.open.clear();
+        for (_, open) in std::mem::take(&mut self.open) {
+            open.stop.send_replace(());
+        }
     }
 
     fn bind(&self, name: &str, wanted: SocketAddr) -> io::Result<Open> {
@@ -102,7 +104,7 @@ impl Ports {
         let stop = watch::Sender::new(());
         let listener = Arc::new(Listener::new(name, &self.shared));
         self.threads.accept(sockets, &listener, &stop);
-        Ok(Open { wanted, bound, _stop: stop })
+        Ok(Open { wanted, bound, stop })
     }
 }
 

@@ -2,6 +2,7 @@
 
 use crate::client_hello::{Alert, Refusal};
 use crate::inspect;
+use crate::open;
 use crate::relay::{self, Side};
 use crate::{table, tls, upstream};
 
@@ -40,6 +41,9 @@ pub enum Error {
     /// It broke while bytes were relayed.
     #[error(transparent)]
     Relay(#[from] relay::Error),
+    /// It was asked to end.
+    #[error(transparent)]
+    Ended(#[from] open::End),
 }
 
 /// Who an abnormal end is down to.
@@ -89,6 +93,7 @@ impl Error {
             Self::Relay(relay::Error::Broken { side: Side::Upstream, .. }) => "UC",
             Self::Relay(relay::Error::Idle(_)) => "SI",
             Self::Relay(relay::Error::Expired(_)) => "DT",
+            Self::Ended(open::End::Idle | open::End::Late | open::End::Operator) => "LR",
         }
     }
 
@@ -103,6 +108,7 @@ impl Error {
             | Self::TooFast
             | Self::TooMany { .. }
             | Self::Tls(tls::Error::NoCredentials | tls::Error::NoName)
+            | Self::Ended(_)
             | Self::Relay(relay::Error::Expired(_)) => Fault::Gateway,
             Self::Tls(
                 tls::Error::Handshake { side: Side::Upstream, .. }
@@ -122,6 +128,7 @@ impl Error {
             Self::Beginning(inspect::Error::Hello(Refusal::ClosedUnused) | inspect::Error::Proxy(_))
             | Self::ClientLeft
             | Self::Tls(_)
+            | Self::Ended(_)
             | Self::Relay(_) => None,
             Self::Beginning(inspect::Error::Hello(refusal)) => Some(refusal.alert()),
             Self::Route(table::Error::NoChain { .. } | table::Error::NoListener) => {

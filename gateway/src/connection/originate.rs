@@ -11,7 +11,7 @@ use tokio::time::timeout;
 use super::{Error, connect, cut, ends, inspect, note_route, within_limits};
 use crate::access_log;
 use crate::listener::Listener;
-use crate::relay::{self, Meter, Side};
+use crate::relay::{self, Meter, Moved, Side};
 use crate::table::Routed;
 use crate::tls;
 use crate::tls::relay::Sockets;
@@ -39,7 +39,8 @@ async fn forward(
     note_route(record, &routed, listener);
     let _counted = within_limits(&routed, listener).await?;
     let stats = &routed.cluster.stats;
-    let meter = Meter::new((&stats.to_upstream, &stats.to_client));
+    let moved = Moved::default();
+    let meter = Meter::new(&moved, (&stats.to_upstream, &stats.to_client));
     let result = match &routed.peers {
         // The service's DestinationRule says that its endpoints take plain TCP.
         None => {

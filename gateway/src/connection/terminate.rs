@@ -12,7 +12,7 @@ use super::{Error, connect, cut, ends, note_route, within_limits};
 use crate::access_log;
 use crate::inspect;
 use crate::listener::Listener;
-use crate::relay::{Meter, Side};
+use crate::relay::{Meter, Moved, Side};
 use crate::table::{self, Routed};
 use crate::tls::relay::Sockets;
 use crate::tls::{self, Socket};
@@ -40,7 +40,8 @@ async fn forward(
     let upstream = connect(client, &routed, record.client_addr, listener, record).await?;
     record.engine = "tls";
     let stats = &routed.cluster.stats;
-    let meter = Meter::new((&stats.to_upstream, &stats.to_client));
+    let moved = Moved::default();
+    let meter = Meter::new(&moved, (&stats.to_upstream, &stats.to_client));
     let sockets = Sockets { client, upstream: &upstream.stream, tls: Side::Client };
     let patience = listener.patience(&routed);
     let result = tls::relay::run(&mut session, sockets, Vec::new(), &meter, patience).await;

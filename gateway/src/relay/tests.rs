@@ -58,7 +58,8 @@ fn relay_between(
             });
             let totals = [const { AtomicU64::new(0) }; 2];
             let totals = (&totals[0], &totals[1]);
-            let meter = Meter::new(totals);
+            let moved = Moved::default();
+            let meter = Meter::new(&moved, totals);
             let timer = std::pin::pin!(patience.timer());
             let result = run((&inner[0], &inner[1]), Vec::new(), &meter, &patience, timer).await;
             let engine = meter.engine();

@@ -142,6 +142,7 @@ pub async fn http(address: SocketAddr, method: &str, path: &str, body: &str) -> 
 pub struct Eastgate {
     process: Ended,
     log: Arc<Mutex<Vec<String>>>,
+    reader: std::thread::JoinHandle<()>,
     admin: SocketAddr,
 }
 
@@ -157,11 +158,11 @@ impl Eastgate {
         let mut process = Ended(command.stderr(Stdio::piped()).stdin(Stdio::null()).spawn().unwrap());
         let log = Arc::new(Mutex::new(Vec::new()));
         let (lines, into) = (BufReader::new(process.0.stderr.take().unwrap()).lines(), Arc::clone(&log));
-        std::thread::spawn(move || {
+        let reader = std::thread::spawn(move || {
             lines.map_while(Result::ok).for_each(|line| into.lock().unwrap().push(line))
         });
         let admin = logged(&log, "started", |line| line.contains(" started admin=")).await;
-        Self { process, log, admin: address_in(&admin) }
+        Self { process, log, reader, admin: address_in(&admin) }
     }
 
     /// Waits until it is ready, and gives where this listener is bound.
@@ -202,6 +203,30 @@ impl Eastgate {
 
     pub async fn metric_until(&self, name: &str, wanted: impl Fn(f64) -> bool) {
         self.until("/stats/prometheus", |text| wanted(value(text, name))).await;
+    }
+
+    /// Sends it a signal, such as `TERM`.
+    pub fn signal(&self, name: &str) {
+        let pid = self.process.0.id().to_string();
+        let status = Command::new("kill").args(["-s", name, &pid]).status().unwrap();
+        assert!(status.success(), "kill -s {name} {pid}");
+    }
+
+    /// Waits for its end, and gives its log.
+    pub async fn exit(mut self) -> (std::process::ExitStatus, String) {
+        let waiting = async {
+            loop {
+                if let Some(status) = self.process.0.try_wait().unwrap() {
+                    return status;
+                }
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        let status = tokio::time::timeout(PATIENCE, waiting).await;
+        let status = status.unwrap_or_else(|_| panic!("it does not end:\n{}", self.log()));
+        self.reader.join().unwrap();
+        let log = self.log.lock().unwrap().join("\n");
+        (status, log)
     }
 
     pub fn log(&self) -> String {
