@@ -14,7 +14,6 @@ use eastgate_config::istio::Options;
 use eastgate_config::route::Rewrite;
 use eastgate_config::snapshot::Snapshot;
 use eastgate_config::xds::Node;
-use hickory_resolver::TokioResolver;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::{JoinError, JoinSet};
@@ -332,10 +331,12 @@ fn control(
 ) -> anyhow::Result<()> {
     let (wanted, wanted_names) = watch::channel(Default::default());
     let (resolved_sender, resolved) = watch::channel(Default::default());
-    let resolver = TokioResolver::builder_tokio().and_then(|builder| builder.build());
-    let resolver = resolver.context("cannot read /etc/resolv.conf")?;
+    let mut system = resolve::System::new("/etc/resolv.conf");
+    if let Err(error) = system.resolver() {
+        tracing::warn!("{error}; until then endpoints that are given by a DNS name have no address");
+    }
     tasks.spawn(async move {
-        resolve::run(resolver, wanted_names, resolved_sender).await;
+        resolve::run(system, wanted_names, resolved_sender).await;
         Ok(())
     });
     let publisher = Publisher { table, published, wanted, resolved, metrics: metrics.table.clone() };

@@ -47,25 +47,24 @@ pub fn rules(args: &RulesArgs) -> anyhow::Result<()> {
         inbound: args.inbound.iter().map(local).collect(),
         ..Vm::default()
     };
-    let (machine, snapshot) = read(&args.config_dir, vm)?;
+    let (machine, snapshot) = read(&source::Contents::read(&args.config_dir)?, vm)?;
     print!("{}", rules::rules(&machine, &snapshot, &args.user));
     Ok(())
 }
 
-/// What a VM would make of its directory, certificates left aside.
-fn read(directory: &Path, vm: Vm) -> anyhow::Result<(Machine, Snapshot)> {
+/// What a VM would make of a directory, certificates left aside.
+fn read(contents: &source::Contents, vm: Vm) -> anyhow::Result<(Machine, Snapshot)> {
     let settings = Settings { vm, ..Settings::default() };
-    let (machine, snapshot) = source::read(directory, &settings, app::options(&settings)?)?;
+    let (machine, snapshot) = source::read(contents, &settings, app::options(&settings)?)?;
     if let Some(rejection) = snapshot.rejections.first() {
         bail!("{rejection}");
     }
     Ok((machine, snapshot))
 }
 
-/// The same, with its certificate; says what may surprise.
-fn check(directory: &Path, vm: Vm) -> anyhow::Result<(Machine, Snapshot)> {
-    source::check_certificate(directory)?;
-    let (machine, snapshot) = read(directory, vm)?;
+/// The same, saying what may surprise.
+fn check(contents: &source::Contents, vm: Vm) -> anyhow::Result<(Machine, Snapshot)> {
+    let (machine, snapshot) = read(contents, vm)?;
     for notice in &snapshot.notices {
         println!("note: {notice}");
     }

@@ -21,8 +21,9 @@ use crate::tls::Mesh;
 mod certificates;
 mod directory;
 
-use certificates::{Certificates, Paths};
-use directory::Contents;
+use certificates::Certificates;
+pub use certificates::Paths;
+pub use directory::Contents;
 
 /// Where the early documents put certificates.
 const CERTS: &str = "/etc/certs";
@@ -135,13 +136,12 @@ pub async fn run(
     }
 }
 
-/// What the directory says, without serving it.
+/// What a directory says, without serving it.
 ///
 /// # Errors
 /// It cannot be used.
-pub fn read(root: &Path, settings: &Settings, mut options: Options) -> Result<(Machine, Snapshot), Error> {
+pub fn read(contents: &Contents, settings: &Settings, mut options: Options) -> Result<(Machine, Snapshot), Error> {
     options.originate = Some(Originate { redirect: settings.vm.redirect });
-    let contents = Contents::read(root)?;
     let machine = contents.machine(&settings.vm)?;
     let mut index = Index::default();
     contents.load(&mut index, &machine)?;
@@ -149,16 +149,15 @@ pub fn read(root: &Path, settings: &Settings, mut options: Options) -> Result<(M
     Ok((machine, snapshot))
 }
 
-/// Whether the directory's certificate can be used, or there is a token to get one with.
+/// Whether these certificates can be used, or there is a token to get one with that the roots would believe.
 ///
 /// # Errors
 /// Neither, and why.
-pub fn check_certificate(root: &Path) -> Result<(), Error> {
-    let paths = Paths::new(root);
-    match certificates::key_and_chain(&paths)? {
-        Some(current) => certificates::made(&paths, &current).map(drop).map_err(Error::from),
-        None if root.join("istio-token").exists() => Ok(()),
-        None => Err(Error::NoCertificate(root.to_owned())),
+pub fn check_certificate(paths: &Paths, token: bool) -> Result<(), Error> {
+    match certificates::key_and_chain(paths)? {
+        Some(current) => certificates::made(paths, &current).map(drop).map_err(Error::from),
+        None if token => Ok(certificates::check_roots(paths)?),
+        None => Err(Error::NoCertificate(paths.directory().to_owned())),
     }
 }
 

@@ -76,11 +76,7 @@ impl Credentials {
     pub fn new(chain: &[u8], key: &[u8], roots: &[u8], now: SystemTime) -> Result<Self, Error> {
         let chain = certificates(chain).filter(|chain| !chain.is_empty()).ok_or(Error::NoChain)?;
         let key = PrivateKeyDer::from_pem_slice(key).map_err(|_| Error::NoKey)?;
-        let mut store = RootCertStore::empty();
-        store.add_parsable_certificates(certificates(roots).ok_or(Error::NoRoots)?);
-        if store.is_empty() {
-            return Err(Error::NoRoots);
-        }
+        let store = self::roots(roots)?;
         let provider = Arc::new(aws_lc_rs::default_provider());
         verify(&chain, &store, &provider, now)?;
         let identity = chain.first().and_then(identity).ok_or(Error::Nobody)?;
@@ -106,6 +102,16 @@ impl Credentials {
         server.alpn_protocols = AGREED.map(<[u8]>::to_vec).to_vec();
         Ok(Self { client: Arc::new(client), server: Arc::new(server), identity, until })
     }
+}
+
+/// The roots in a PEM file.
+///
+/// # Errors
+/// It holds none.
+pub fn roots(pem: &[u8]) -> Result<RootCertStore, Error> {
+    let mut store = RootCertStore::empty();
+    store.add_parsable_certificates(certificates(pem).ok_or(Error::NoRoots)?);
+    if store.is_empty() { Err(Error::NoRoots) } else { Ok(store) }
 }
 
 fn certificates(pem: &[u8]) -> Option<Vec<CertificateDer<'static>>> {

@@ -4,7 +4,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::time::Duration;
 
+use std::path::PathBuf;
+
 use hickory_resolver::TokioResolver;
+use hickory_resolver::net::runtime::TokioRuntimeProvider;
+use hickory_resolver::system_conf::parse_resolv_conf;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
@@ -17,9 +21,44 @@ const LONGEST: Duration = Duration::from_secs(300);
 /// After a failed look-up, the last answer stays in use and this passes before the next.
 const AFTER_FAILURE: Duration = Duration::from_secs(5);
 
+/// The DNS servers that the system names, which are looked for until there are some.
+#[derive(Debug)]
+pub struct System {
+    /// `resolv.conf`.
+    path: PathBuf,
+    found: Option<TokioResolver>,
+}
+
+impl System {
+    /// Those in this file.
+    pub fn new(path: impl Into<PathBuf>) -> Self {
+        Self { path: path.into(), found: None }
+    }
+
+    /// A resolver that asks them.
+    ///
+    /// # Errors
+    /// The file names none; says what follows and what to do.
+    pub fn resolver(&mut self) -> Result<TokioResolver, String> {
+        if let Some(found) = &self.found {
+            return Ok(found.clone());
+        }
+        let text = std::fs::read(&self.path).map_err(|error| self.without(&error))?;
+        let (config, options) = parse_resolv_conf(text).map_err(|error| self.without(&error))?;
+        let builder = TokioResolver::builder_with_config(config, TokioRuntimeProvider::default());
+        let made = builder.with_options(options).build().map_err(|error| self.without(&error))?;
+        Ok(self.found.insert(made).clone())
+    }
+
+    fn without(&self, error: &dyn std::error::Error) -> String {
+        let path = self.path.display();
+        format!("there is no DNS server to ask: {path}: {error}; write \"nameserver ADDRESS\" there")
+    }
+}
+
 /// Keeps `resolved` in step with `wanted` until either end is dropped.
 pub async fn run(
-    resolver: TokioResolver,
+    mut system: System,
     mut wanted: watch::Receiver<BTreeSet<String>>,
     resolved: watch::Sender<Resolutions>,
 ) {
@@ -44,7 +83,7 @@ pub async fn run(
             if *at <= now {
                 // Not due again before this look-up has ended, which its own timeout sees to.
                 *at = now + LONGEST;
-                lookups.spawn(look_up(resolver.clone(), name.clone()));
+                lookups.spawn(look_up(system.resolver(), name.clone()));
             }
         }
         let next = due.values().min().copied().unwrap_or(now + LONGEST);
@@ -62,7 +101,11 @@ pub async fn run(
 
 type Answer = Result<(Vec<IpAddr>, Instant), String>;
 
-async fn look_up(resolver: TokioResolver, name: String) -> (String, Answer) {
+async fn look_up(resolver: Result<TokioResolver, String>, name: String) -> (String, Answer) {
+    let resolver = match resolver {
+        Ok(resolver) => resolver,
+        Err(error) => return (name, Err(error)),
+    };
     let answer = match resolver.lookup_ip(name.as_str()).await {
         Ok(found) => {
             let mut addresses: Vec<IpAddr> = found.iter().collect();
@@ -98,4 +141,27 @@ fn settle(
     failing.remove(&name);
     resolved.send_if_modified(|known| known.insert(name, addresses.clone()).as_ref() != Some(&addresses));
     valid_until.clamp(now + SHORTEST, now + LONGEST)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn servers_that_the_system_does_not_name_are_looked_for_again() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("resolv.conf");
+        let mut system = System::new(&path);
+        let told = |error: String| {
+            assert!(error.contains("resolv.conf") && error.contains("write \"nameserver ADDRESS\""), "{error}");
+        };
+        told(system.resolver().unwrap_err());
+        std::fs::write(&path, "search example\n").unwrap();
+        told(system.resolver().unwrap_err());
+        std::fs::write(&path, "nameserver 192.0.2.53\n").unwrap();
+        system.resolver().unwrap();
+        // What was found stays, whatever becomes of the file.
+        std::fs::remove_file(&path).unwrap();
+        system.resolver().unwrap();
+    }
 }

@@ -13,7 +13,7 @@ use eastgate_config::server_name::SubsetKey;
 use eastgate_config::snapshot::Snapshot;
 use eastgate_config::vm::{GATEWAY, Hosts};
 
-use super::{check, layout, sums, unit};
+use super::{check, layout, source, sums, unit};
 use crate::source::files;
 
 /// `eastgate vm bundle`
@@ -77,31 +77,59 @@ pub fn bundle(args: &BundleArgs) -> anyhow::Result<()> {
     let out = &args.out;
     let is_there = out.read_dir().is_ok_and(|mut entries| entries.next().is_some());
     ensure!(!is_there, "{} is not empty; give a directory that is, or delete it", out.display());
+    let services = args.services.as_deref().map(files::read).transpose()?.unwrap_or_default();
+    let mut files = given(args)?;
+    for (path, text) in &services {
+        let name = Path::new(path).file_name().map(|name| name.to_string_lossy().into_owned());
+        let name = name.with_context(|| format!("{path} has no name"))?;
+        let before = files.insert(name.clone(), text.clone().into_bytes());
+        ensure!(before.is_none(), "there are two files named {name} among the services; rename {path}");
+    }
+    let (mut hosts, snapshot) = checked(args, &files, services)?;
+    for (address, host) in met(&snapshot) {
+        hosts.add(address, &host);
+    }
+    files.insert("hosts".into(), hosts.to_string().into_bytes());
+    files.insert(sums::FILE.into(), sums::write(&files).into_bytes());
+
     // It is made beside its place, so that there is a whole one or none.
     let parent = out.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let cannot = || format!("cannot write in {}", parent.display());
     std::fs::create_dir_all(parent).with_context(cannot)?;
     let draft = tempfile::Builder::new().prefix(".vm-").tempdir_in(parent).with_context(cannot)?;
-    let mut files = given(args)?;
-    put(draft.path(), &files)?;
-    let vm = Vm { redirect: args.redirect.then(|| ([127, 0, 0, 1], 15001).into()), ..Vm::default() };
-    let (machine, snapshot) = check(draft.path(), vm)?;
-    let mut hosts = machine.hosts;
-    for (address, host) in services(&snapshot) {
-        hosts.add(address, &host);
+    for (name, bytes) in &files {
+        let mode = layout::place(name).map_or(0o644, |(_, mode)| mode);
+        super::write(&draft.path().join(name), bytes, mode)?;
     }
-    files.insert("hosts".into(), hosts.to_string().into_bytes());
-    files.insert(sums::FILE.into(), sums::write(&files).into_bytes());
-    put(draft.path(), &files)?;
     let _ = std::fs::remove_dir(out);
     std::fs::rename(draft.keep(), out).with_context(|| format!("cannot make {}", out.display()))?;
     println!(
         "{}: {} files, {} services; copy it to the VM, and there: eastgate vm install {0}",
         out.display(),
         files.len(),
-        services(&snapshot).len()
+        met(&snapshot).len()
     );
     Ok(())
+}
+
+/// Checks it as the VM would, under the names that the files have here.
+fn checked(
+    args: &BundleArgs,
+    files: &BTreeMap<String, Vec<u8>>,
+    services: Vec<(String, String)>,
+) -> anyhow::Result<(Hosts, Snapshot)> {
+    let mut paths = source::Paths::new(&args.out);
+    paths.root.clone_from(&args.root_cert);
+    if let (Some(chain), Some(key)) = (&args.cert_chain, &args.key) {
+        (paths.chain, paths.key) = (chain.clone(), key.clone());
+    }
+    source::check_certificate(&paths, args.token.is_some())?;
+    let text = |name: &str| String::from_utf8_lossy(files.get(name).map_or(&[], Vec::as_slice)).into_owned();
+    let named = args.cluster_env.as_ref().unwrap_or(&args.out);
+    let contents = source::Contents::given(named, &text("cluster.env"), &text("hosts"), services);
+    let vm = Vm { redirect: args.redirect.then(|| ([127, 0, 0, 1], 15001).into()), ..Vm::default() };
+    let (machine, snapshot) = check(&contents, vm)?;
+    Ok((machine.hosts, snapshot))
 }
 
 /// What the arguments make of it.
@@ -121,14 +149,6 @@ fn given(args: &BundleArgs) -> anyhow::Result<BTreeMap<String, Vec<u8>>> {
     }
     let begun = args.cluster_env.as_deref().map(read).transpose()?.unwrap_or_default();
     files.insert("cluster.env".into(), environment(args, &begun).into_bytes());
-    if let Some(root) = &args.services {
-        for (path, text) in files::read(root)? {
-            let name = Path::new(&path).file_name().map(|name| name.to_string_lossy().into_owned());
-            let name = name.with_context(|| format!("{path} has no name"))?;
-            let before = files.insert(name.clone(), text.into_bytes());
-            ensure!(before.is_none(), "there are two files named {name} in {}; rename one", root.display());
-        }
-    }
     let mut hosts = Hosts::default();
     if let Ok(address) = args.gateway.parse::<IpAddr>() {
         for name in ["istio-citadel", "istio-pilot", "istio-pilot.istio-system", "istiod.istio-system.svc"] {
@@ -165,16 +185,8 @@ fn environment(args: &BundleArgs, begun: &[u8]) -> String {
     text
 }
 
-fn put(directory: &Path, files: &BTreeMap<String, Vec<u8>>) -> anyhow::Result<()> {
-    for (name, bytes) in files {
-        let mode = layout::place(name).map_or(0o644, |(_, mode)| mode);
-        super::write(&directory.join(name), bytes, mode)?;
-    }
-    Ok(())
-}
-
 /// The addresses of services, for `/etc/hosts`.
-fn services(snapshot: &Snapshot) -> Vec<(IpAddr, String)> {
+fn met(snapshot: &Snapshot) -> Vec<(IpAddr, String)> {
     let originating = snapshot.listeners.values().filter(|listener| listener.options.role == Role::Originate);
     let chains = originating.flat_map(|listener| &listener.filter_chains);
     let mut found: Vec<_> = chains

@@ -9,7 +9,7 @@ use anyhow::{Context, ensure};
 use clap::Args;
 use eastgate_config::bootstrap::Vm;
 
-use super::{check, layout, sums, unit};
+use super::{check, layout, source, sums, unit};
 
 /// `eastgate vm install`
 #[derive(Debug, Args)]
@@ -56,7 +56,8 @@ struct Item {
 pub fn install(args: &InstallArgs) -> anyhow::Result<()> {
     let InstallArgs { directory, root, user, dry_run, force } = args;
     sums::check(directory)?;
-    let (machine, _) = check(directory, Vm::default())?;
+    source::check_certificate(&source::Paths::new(directory), directory.join("istio-token").exists())?;
+    let (machine, _) = check(&source::Contents::read(directory)?, Vm::default())?;
     let items = items(directory, user)?;
     let passwd = std::fs::read_to_string(root.join("etc/passwd")).unwrap_or_default();
     let owner = layout::owner(&passwd, user).with_context(|| {

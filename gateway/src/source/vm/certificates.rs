@@ -9,17 +9,21 @@ use crate::metrics::{self, timestamp};
 use crate::source::xds::{KeyAndChain, with_causes};
 use crate::tls::{Credentials, Mesh, credentials};
 
-/// The files, as the early documents name them.
+/// The files of a certificate.
 #[derive(Debug, Clone)]
-pub(super) struct Paths {
+pub struct Paths {
     directory: PathBuf,
-    chain: PathBuf,
-    key: PathBuf,
-    pub(super) root: PathBuf,
+    /// The chain, the leaf first.
+    pub chain: PathBuf,
+    /// Its key.
+    pub key: PathBuf,
+    /// The roots to believe.
+    pub root: PathBuf,
 }
 
 impl Paths {
-    pub(super) fn new(directory: &Path) -> Self {
+    /// Those in a directory, as the early documents name them.
+    pub fn new(directory: &Path) -> Self {
         let at = |name| directory.join(name);
         Self {
             chain: at("cert-chain.pem"),
@@ -47,10 +51,19 @@ pub enum Error {
         source: io::Error,
     },
     /// What they hold cannot be used.
-    #[error("the certificate in {} cannot be used", directory.display())]
+    #[error("the certificate in {} cannot be used", chain.display())]
     Unfit {
-        /// Where the files are.
-        directory: PathBuf,
+        /// The chain's file.
+        chain: PathBuf,
+        /// Why.
+        #[source]
+        source: credentials::Error,
+    },
+    /// The roots' file holds none.
+    #[error("the root certificate in {} cannot be used", root.display())]
+    Roots {
+        /// The file.
+        root: PathBuf,
         /// Why.
         #[source]
         source: credentials::Error,
@@ -133,7 +146,13 @@ pub(super) fn made(paths: &Paths, current: &KeyAndChain) -> Result<Credentials, 
     let roots = read(&paths.root)?;
     let (chain, key) = (current.chain.as_bytes(), current.key.as_bytes());
     let made = Credentials::new(chain, key, roots.as_bytes(), SystemTime::now());
-    made.map_err(|source| Error::Unfit { directory: paths.directory.clone(), source })
+    made.map_err(|source| Error::Unfit { chain: paths.chain.clone(), source })
+}
+
+/// Is there a root?
+pub(super) fn check_roots(paths: &Paths) -> Result<(), Error> {
+    let roots = credentials::roots(read(&paths.root)?.as_bytes());
+    roots.map(drop).map_err(|source| Error::Roots { root: paths.root.clone(), source })
 }
 
 fn read(path: &Path) -> Result<String, Error> {

@@ -47,9 +47,10 @@ pub enum Error {
     },
 }
 
-/// All that is in the directory.
+/// All that is in a VM's directory, or is going to be.
 #[derive(Debug, PartialEq)]
-pub(super) struct Contents {
+pub struct Contents {
+    /// What an error names.
     root: PathBuf,
     cluster_env: String,
     mesh_yaml: Option<String>,
@@ -58,8 +59,23 @@ pub(super) struct Contents {
 }
 
 impl Contents {
-    /// Reads it.
-    pub(super) fn read(root: &Path) -> Result<Self, Error> {
+    /// Those of a directory that is still to be made: its `cluster.env` and `hosts`, and each ServiceEntry's file with
+    /// its path. Errors name `root` and these paths.
+    pub fn given(root: &Path, cluster_env: &str, hosts: &str, services: Vec<(String, String)>) -> Self {
+        Self {
+            root: root.to_owned(),
+            cluster_env: cluster_env.to_owned(),
+            mesh_yaml: None,
+            hosts: Some(hosts.to_owned()),
+            services,
+        }
+    }
+
+    /// Reads a directory.
+    ///
+    /// # Errors
+    /// It has no `cluster.env`, or a file cannot be read.
+    pub fn read(root: &Path) -> Result<Self, Error> {
         let path = root.join("cluster.env");
         let cluster_env =
             std::fs::read_to_string(&path).map_err(|source| Error::Environment { path, source })?;
