@@ -45,6 +45,7 @@ pub struct Settings {
     pub routing: Routing,
     pub upstream: Upstream,
     pub relay: Relay,
+    pub tls: Tls,
     pub vm: Vm,
     pub limits: Limits,
     pub threads: usize,
@@ -52,6 +53,15 @@ pub struct Settings {
     pub access_log: AccessLog,
     pub log: Log,
     pub drain: Drain,
+}
+
+/// The gateway's own TLS.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+#[allow(missing_docs, reason = "KEYS says what each means")]
+pub struct Tls {
+    #[serde(deserialize_with = "empty_is_none")]
+    pub certs_dir: Option<PathBuf>,
 }
 
 /// Who the gateway is in the mesh.

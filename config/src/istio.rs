@@ -77,6 +77,8 @@ pub struct Options {
     /// `.svc.` names in the cluster's domain, if the gateway uses services of its own network; behind an egress gateway
     /// there is another gateway, which does that.
     pub rewrites: Option<Vec<Rewrite>>,
+    /// Whether the gateway has a certificate of the mesh, with which it can speak the mesh's TLS for plain clients.
+    pub certified: bool,
     /// For a connection attempt, where no DestinationRule says otherwise.
     pub connect_timeout: Duration,
     /// The network of the gateway, of its Pods and of whatever names none. Empty: the one that the root namespace of the
@@ -107,6 +109,7 @@ impl Options {
             bind: BTreeMap::new(),
             require_istio_alpn: true,
             rewrites: None,
+            certified: false,
             connect_timeout: DEFAULT_CONNECT_TIMEOUT,
             network: String::new(),
             network_view: Vec::new(),

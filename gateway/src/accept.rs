@@ -352,6 +352,7 @@ mod tests {
             table: Arc::new(ArcSwap::from_pointee(Table::default())),
             metrics,
             mesh: Arc::default(),
+            clients: crate::tls::Clients::new(watch::channel(Arc::default()).1),
             hellos: Gate::new(usize::MAX),
         }
     }

@@ -32,9 +32,10 @@ use crate::metrics::Metrics;
 use crate::open;
 use crate::publish::Publisher;
 use crate::readiness::{Readiness, Wait};
-use crate::source::{files, kubernetes, vm, xds};
+use crate::source::{certificates, files, kubernetes, upstream_tls, vm, xds};
 use crate::table::Table;
-use crate::tls::Mesh;
+use crate::tls::client::Known;
+use crate::tls::{Clients, Mesh};
 use crate::upstream::resolve;
 
 /// A listener that cannot be bound is tried again this often.
@@ -105,6 +106,7 @@ impl App {
             .context("cannot start data threads")?;
         let open = threads.open().clone();
         let mesh = Arc::new(Mesh::default());
+        let (known_sender, known) = watch::channel(Default::default());
         let shared = Shared {
             settings: Arc::clone(&settings),
             table: Arc::clone(&table),
@@ -112,13 +114,18 @@ impl App {
             access_log,
             hellos: Gate::new(settings.limits.max_pending_hellos),
             mesh: Arc::clone(&mesh),
+            clients: Clients::new(known),
         };
 
         let mut tasks = JoinSet::new();
+        if let Some(directory) = settings.tls.certs_dir.clone() {
+            let following = certificates::follow(directory, Arc::clone(&mesh), metrics.tls.clone());
+            tasks.spawn(async move { Ok(following.await?) });
+        }
         let (published, tables) = watch::channel(table.load_full());
         let (snapshot_sender, snapshots) = watch::channel(None);
         let (xds, node) = source(&mut tasks, &settings, &metrics, (&readiness, &mesh), snapshot_sender)?;
-        control(&mut tasks, &metrics, Arc::clone(&table), snapshots, published)?;
+        control(&mut tasks, &metrics, Arc::clone(&table), (snapshots, published), known_sender);
         let (bound_sender, bound) = watch::channel(BTreeMap::new());
         let stop_accepting = watch::Sender::new(false);
         let dns = dns::start(&mut tasks, &settings.dns, tables.clone(), &metrics.dns, &readiness).await?;
@@ -321,14 +328,14 @@ fn source(
     Ok((Some(handle), node))
 }
 
-/// The control side: source → publisher ← resolver.
+/// The control side: source → publisher ← resolver, and publisher → files of TLS.
 fn control(
     tasks: &mut JoinSet<anyhow::Result<()>>,
     metrics: &Metrics,
     table: Arc<ArcSwap<Table>>,
-    snapshots: watch::Receiver<Option<Arc<Snapshot>>>,
-    published: watch::Sender<Arc<Table>>,
-) -> anyhow::Result<()> {
+    (snapshots, published): (watch::Receiver<Option<Arc<Snapshot>>>, watch::Sender<Arc<Table>>),
+    known: watch::Sender<Arc<Known>>,
+) {
     let (wanted, wanted_names) = watch::channel(Default::default());
     let (resolved_sender, resolved) = watch::channel(Default::default());
     let mut system = resolve::System::new("/etc/resolv.conf");
@@ -339,12 +346,17 @@ fn control(
         resolve::run(system, wanted_names, resolved_sender).await;
         Ok(())
     });
-    let publisher = Publisher { table, published, wanted, resolved, metrics: metrics.table.clone() };
+    let (tls, spoken) = watch::channel(Default::default());
+    let reading = upstream_tls::run(spoken, known, metrics.tls.clone());
+    tasks.spawn(async move {
+        reading.await;
+        Ok(())
+    });
+    let publisher = Publisher { table, published, wanted, resolved, tls, metrics: metrics.table.clone() };
     tasks.spawn(async move {
         publisher.run(snapshots).await;
         Ok(())
     });
-    Ok(())
 }
 
 /// What the translation of Istio's resources needs to know of the process.
@@ -362,6 +374,7 @@ pub fn options(settings: &Settings) -> anyhow::Result<Options> {
         bind: settings.listen.ports.clone(),
         require_istio_alpn: settings.routing.require_istio_alpn,
         rewrites: Some(rewrites).filter(|rewrites| !rewrites.is_empty()),
+        certified: settings.tls.certs_dir.is_some(),
         connect_timeout: settings.upstream.connect_timeout,
         network: settings.node.network.clone(),
         network_view: settings.node.network_view.clone(),

@@ -15,7 +15,7 @@ use crate::inspect::Beginning;
 use crate::metrics::{self, Metrics};
 use crate::relay::Patience;
 use crate::table::{self, Asked, Routed, Table};
-use crate::tls::Mesh;
+use crate::tls::{Clients, Mesh};
 
 /// A bound listener.
 #[derive(Debug)]
@@ -36,7 +36,9 @@ pub struct Listener {
     pub hellos: Gate,
     /// The process's own end of the mesh's TLS.
     pub mesh: Arc<Mesh>,
-    /// What is counted of that.
+    /// The other kinds of TLS that it speaks to endpoints.
+    pub clients: Clients,
+    /// What is counted of both.
     pub tls: metrics::Tls,
     max_hello_bytes: usize,
     hello_timeout: Duration,
@@ -60,6 +62,8 @@ pub struct Shared {
     pub hellos: Gate,
     /// The process's own end of the mesh's TLS.
     pub mesh: Arc<Mesh>,
+    /// The other kinds of TLS that it speaks to endpoints.
+    pub clients: Clients,
 }
 
 impl Listener {
@@ -75,6 +79,7 @@ impl Listener {
             downstream: shared.metrics.downstream.clone(),
             hellos: shared.hellos.clone(),
             mesh: Arc::clone(&shared.mesh),
+            clients: shared.clients.clone(),
             tls: shared.metrics.tls.clone(),
             max_hello_bytes: settings.inspect.max_hello_bytes,
             hello_timeout: settings.inspect.timeout,

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use arc_swap::ArcSwap;
+use eastgate_config::cluster::UpstreamTls;
 use eastgate_config::rejection::{Notice, Rejection};
 use eastgate_config::snapshot::Snapshot;
 use tokio::sync::watch;
@@ -24,6 +25,8 @@ pub struct Publisher {
     pub wanted: watch::Sender<BTreeSet<String>>,
     /// What they resolve to.
     pub resolved: watch::Receiver<Resolutions>,
+    /// The kinds of TLS that the gateway itself speaks to endpoints.
+    pub tls: watch::Sender<BTreeSet<Arc<UpstreamTls>>>,
     /// What is counted.
     pub metrics: metrics::Table,
 }
@@ -38,8 +41,9 @@ impl Publisher {
             if let Some(snapshot) = snapshot {
                 told.tell(&snapshot);
                 self.publish(snapshot);
-                let names = self.table.load().dns_names();
+                let (names, tls) = (self.table.load().dns_names(), self.table.load().upstream_tls());
                 self.wanted.send_if_modified(|wanted| std::mem::replace(wanted, names) != *wanted);
+                self.tls.send_if_modified(|spoken| std::mem::replace(spoken, tls) != *spoken);
             }
             let goes_on = tokio::select! {
                 changed = snapshots.changed() => changed.is_ok(),

@@ -7,6 +7,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use eastgate_config::cluster::UpstreamTls;
 use eastgate_config::listener::{Ends, HashPolicy, Peers};
 use eastgate_config::route::Route;
 use eastgate_config::server_name::ServerName;
@@ -35,6 +36,8 @@ pub struct Table {
     clusters: imbl::HashMap<String, Arc<Cluster>>,
     /// The clusters whose endpoints are given by DNS names, so that they may change while the snapshot does not.
     by_dns: BTreeSet<String>,
+    /// The clusters to whose endpoints the gateway itself speaks TLS.
+    by_tls: BTreeSet<String>,
 }
 
 /// What is known of a connection that asks for its way.
@@ -113,7 +116,7 @@ impl Table {
     pub fn build(snapshot: Arc<Snapshot>, resolved: &Resolutions, old: &Self) -> Self {
         let now = Instant::now();
         let mut clusters = old.clusters.clone();
-        let mut by_dns = old.by_dns.clone();
+        let (mut by_dns, mut by_tls) = (old.by_dns.clone(), old.by_tls.clone());
         for difference in old.snapshot.clusters.diff(&snapshot.clusters) {
             // A data thread on the same core waits for a cluster then, and not for the table.
             std::thread::yield_now();
@@ -121,12 +124,17 @@ impl Table {
                 DiffItem::Remove(name, _) => {
                     clusters.remove(name);
                     by_dns.remove(name);
+                    by_tls.remove(name);
                 }
                 DiffItem::Add(name, config) | DiffItem::Update { new: (name, config), .. } => {
                     let cluster = Cluster::build(config, resolved, clusters.get(name), now);
                     match cluster.has_names() {
                         true => by_dns.insert(name.clone()),
                         false => by_dns.remove(name),
+                    };
+                    match config.tls.is_some() {
+                        true => by_tls.insert(name.clone()),
+                        false => by_tls.remove(name),
                     };
                     clusters.insert(name.clone(), cluster);
                 }
@@ -151,6 +159,7 @@ impl Table {
             listeners: listeners.collect(),
             clusters,
             by_dns,
+            by_tls,
             resolved: resolved.clone(),
             snapshot,
         }
@@ -170,6 +179,12 @@ impl Table {
     pub fn dns_names(&self) -> BTreeSet<String> {
         let clusters = self.by_dns.iter().filter_map(|name| self.clusters.get(name));
         clusters.flat_map(|cluster| cluster.names()).map(str::to_owned).collect()
+    }
+
+    /// Every kind of TLS that the gateway itself speaks to endpoints.
+    pub fn upstream_tls(&self) -> BTreeSet<Arc<UpstreamTls>> {
+        let clusters = self.by_tls.iter().filter_map(|name| self.clusters.get(name));
+        clusters.filter_map(|cluster| cluster.config.tls.clone()).collect()
     }
 
     /// The listener of this name.

@@ -1,6 +1,7 @@
-//! The mesh's mutual TLS, where the gateway itself is an end of it: who it is, whom it believes, and who answered.
+//! TLS where the gateway itself is an end of it: who it is, whom it believes, and who answered. Most of it is the mesh's
+//! mutual TLS; a DestinationRule may have it speak another to endpoints ([`client`]).
 //!
-//! A peer's chain must lead to the mesh's roots, and its certificate must hold one identity,
+//! In the mesh's, a peer's chain must lead to the mesh's roots, and its certificate must hold one identity,
 //! `spiffe://TRUST_DOMAIN/ns/NAMESPACE/sa/SERVICE_ACCOUNT`. DNS names are not looked at: the server name says where to
 //! go, not who answers.
 
@@ -12,18 +13,21 @@ use eastgate_config::listener::Peers;
 use eastgate_config::spiffe::SpiffeId;
 use rustls::pki_types::{CertificateDer, ServerName};
 use tokio::net::TcpStream;
-use tokio_rustls::{TlsAcceptor, TlsConnector, client, server};
+use tokio_rustls::client::TlsStream;
+use tokio_rustls::{TlsAcceptor, TlsConnector, server};
 
 use crate::relay::Side;
 
+pub mod client;
 pub mod credentials;
 mod explain;
 pub mod relay;
 mod socket;
 mod verify;
 
+pub use client::{Client, Clients};
 pub use credentials::Credentials;
-pub use explain::with_remedy;
+pub use explain::{Trust, with_remedy};
 pub use socket::Socket;
 
 /// The process's credentials, as they are now. Connections keep those that they began with.
@@ -38,6 +42,9 @@ pub enum Error {
     /// The process has no certificate.
     #[error("there is no mesh certificate yet; the log says what it waits for")]
     NoCredentials,
+    /// What a DestinationRule says of TLS cannot be done.
+    #[error("TLS to the endpoint cannot be begun: {0}")]
+    Unfit(Arc<str>),
     /// There is no name to ask for.
     #[error("there is no server name that could be sent; give the ServiceEntry's host as a DNS name")]
     NoName,
@@ -117,12 +124,12 @@ impl Mesh {
         &self,
         socket: &'a TcpStream,
         peers: &Peers,
-    ) -> Result<(client::TlsStream<Socket<'a>>, SpiffeId), Error> {
+    ) -> Result<(TlsStream<Socket<'a>>, SpiffeId), Error> {
         let credentials = self.current().ok_or(Error::NoCredentials)?;
         let name = peers.server_name.as_ref().and_then(|name| ServerName::try_from(name.to_string()).ok());
         let connector = TlsConnector::from(Arc::clone(&credentials.client));
         let done = connector.connect(name.ok_or(Error::NoName)?, Socket(socket)).await;
-        let stream = done.map_err(|error| handshake(Side::Upstream, error))?;
+        let stream = done.map_err(|error| handshake(Side::Upstream, error, Trust::Mesh))?;
         let peer = admit(stream.get_ref().1.peer_certificates(), peers, Side::Upstream)?;
         Ok((stream, peer))
     }
@@ -134,12 +141,12 @@ impl Mesh {
     pub async fn accept<'a>(&self, socket: &'a TcpStream) -> Result<server::TlsStream<Socket<'a>>, Error> {
         let credentials = self.current().ok_or(Error::NoCredentials)?;
         let acceptor = TlsAcceptor::from(Arc::clone(&credentials.server));
-        acceptor.accept(Socket(socket)).await.map_err(|error| handshake(Side::Client, error))
+        acceptor.accept(Socket(socket)).await.map_err(|error| handshake(Side::Client, error, Trust::Mesh))
     }
 }
 
-fn handshake(side: Side, source: io::Error) -> Error {
-    Error::Handshake { side, source: with_remedy(source) }
+fn handshake(side: Side, source: io::Error, trust: Trust) -> Error {
+    Error::Handshake { side, source: with_remedy(source, trust) }
 }
 
 /// Who the peer is, if it may be there.

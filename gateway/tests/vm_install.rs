@@ -227,7 +227,8 @@ fn a_root_that_is_none_is_told_where_the_certificate_is_still_to_come() {
     let world = World::new(15443);
     world.write("token", "a.b.c");
     let (out, root, token) = (world.text("bundle"), world.text("key.pem"), world.text("token"));
-    let arguments = ["bundle", "--out", &out, "--gateway", "192.0.2.1", "--root-cert", &root, "--token", &token];
+    let arguments =
+        ["bundle", "--out", &out, "--gateway", "192.0.2.1", "--root-cert", &root, "--token", &token];
     let said = refused(&arguments);
     assert!(said.contains(&root) && said.contains("no PEM certificate that can be a root"), "{said}");
 }

@@ -133,6 +133,10 @@ pub const KEYS: &[Key] = &[
         "relay.max_pipes",
         "pipes of 256 KiB that a data thread moves bulk through in the kernel; 0 copies all bytes",
     ),
+    key(
+        "tls.certs_dir",
+        "the gateway's certificate in the mesh (cert-chain.pem, key.pem, root-cert.pem), for TCP servers with ISTIO_MUTUAL",
+    ),
     key("vm.config_dir", "a VM's directory (cluster.env and so on) to serve, watched for changes"),
     key("vm.certs_dir", "its certificates; empty: that directory, or /etc/certs where it holds none"),
     key("vm.gateway", "the mesh's gateway, for ${CLUSTER_GW_ADDR}; empty: by cluster.env or hosts"),

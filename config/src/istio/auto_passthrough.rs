@@ -14,7 +14,6 @@ use super::rules::Matched;
 use super::schema::destination_rule::ClientTlsMode;
 use super::schema::selects;
 use super::servers::OwnedServer;
-use super::traffic_policy::Policy;
 use super::translation::{Output, World};
 use crate::listener::{ChainMatch, FilterChain};
 use crate::route::{Rewrite, Route};
@@ -144,7 +143,7 @@ impl<'a> Exposure<'a> {
         let policy = rule.policy(port, subset);
         let members = self.members(port, subset, &policy.tls, rule, out);
         // The TLS of the policy is what the clients speak.
-        let policy = Policy { upstream_tls: None, ..policy };
+        let policy = policy.passing_through();
         out.cluster(&name, members.into_iter(), &policy, self.world.options);
         let protocols = if self.world.options.require_istio_alpn { &MESH_PROTOCOLS[..] } else { &[] };
         Some(FilterChain {

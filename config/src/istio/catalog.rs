@@ -30,6 +30,8 @@ pub(super) struct MeshService<'a> {
     pub(super) exported: &'a Export,
     /// Outside the mesh: an ExternalName Service or a `MESH_EXTERNAL` ServiceEntry.
     pub(super) external: bool,
+    /// The names of which an endpoint's certificate must have one; none for any.
+    pub(super) subject_alt_names: &'a [String],
     /// It has endpoints of its own (a ServiceEntry with `resolution: NONE` has not).
     pub(super) resolved: bool,
     /// What its host resolves to.
@@ -187,7 +189,17 @@ fn of_kubernetes<'a>(
     }
     let external = service.external_name.is_some();
     let (exported, addresses) = (&service.exported, service.addresses.clone());
-    Some(MeshService { host, object, exported, external, resolved: true, addresses, ports, unseen })
+    Some(MeshService {
+        host,
+        object,
+        exported,
+        external,
+        subject_alt_names: &[],
+        resolved: true,
+        addresses,
+        ports,
+        unseen,
+    })
 }
 
 /// The endpoints of EndpointSlices for the port with this name, and the networks of those that the gateway does not see.
@@ -320,6 +332,7 @@ fn of_entry<'a>(
         object,
         exported: &entry.exported,
         external: entry.external,
+        subject_alt_names: &entry.subject_alt_names,
         resolved: entry.resolved,
         addresses: match entry.addresses.as_slice() {
             [] => Addresses::Automatic,

@@ -8,7 +8,7 @@ use super::schema::selects;
 use super::servers::OwnedServer;
 use super::translation::{Output, World};
 use super::{Options, ROOT_NAMESPACE, auto_passthrough, passthrough, routes, servers, tcp};
-use crate::listener::{ConnectionMatch, FilterChain, Listener, ListenerOptions};
+use crate::listener::{ConnectionMatch, FilterChain, Listener, ListenerOptions, Role};
 use crate::route::Rewrite;
 use crate::server_name::Pattern;
 
@@ -26,7 +26,13 @@ pub(super) fn translate(world: &World<'_>, out: &mut Output) -> Vec<Listener> {
             && server.kind == ServerKind::Tcp
         {
             let filter_chains = tcp::chains(world, &bound, only, out);
-            let options = ListenerOptions { plain: true, ..ListenerOptions::default() };
+            // What a DestinationRule wants wrapped is wrapped here; the rest of such a listener goes as it came.
+            let wraps = |chain: &FilterChain| {
+                let mut clusters = chain.route.clusters.iter().filter_map(|to| out.clusters.get(&to.name));
+                clusters.any(|cluster| cluster.tls.is_some())
+            };
+            let role = if filter_chains.iter().any(wraps) { Role::Originate } else { Role::Passthrough };
+            let options = ListenerOptions { plain: true, role, ..ListenerOptions::default() };
             return Listener { name, address, rewrites: Vec::new(), filter_chains, options };
         }
         let rewrites = rewrites(world, &name, *port, servers, out);

@@ -1,19 +1,19 @@
-//! ServiceEntries → listeners for plain clients beside the gateway, whose connections it carries over the mesh's mutual
-//! TLS: what a sidecar does with the `addresses` of a `.global` service.
+//! ServiceEntries → listeners for plain clients beside the gateway, whose connections it carries over TLS, the mesh's
+//! own if a DestinationRule says no other: what a sidecar does with the `addresses` of a `.global` service.
 //!
 //! The name that is asked for is the one that a sidecar would send, so that a gateway takes one for the other. A service
 //! without `addresses` is met at those that DNS gives out for it.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::sync::Arc;
 
 use super::resource::Object;
 use super::schema::destination_rule::ClientTlsMode;
 use super::service_entry::ServiceEntry;
+use super::traffic_policy::Policy;
 use super::translation::{Output, World};
 use crate::cidr::Cidr;
-use crate::listener::{ChainMatch, ChainOptions, FilterChain, Listener, ListenerOptions, Peers, Role};
+use crate::listener::{ChainMatch, ChainOptions, FilterChain, Listener, ListenerOptions, Role};
 use crate::names::Names;
 use crate::route::Route;
 use crate::server_name::{Pattern, SubsetKey};
@@ -101,7 +101,7 @@ fn chains(
     taken: &mut BTreeMap<Place, String>,
     out: &mut Output,
 ) -> Vec<(Place, FilterChain, Role)> {
-    if let Some((field, message)) = unserved(entry, host, ranges) {
+    if let Some((field, message)) = unserved(world, entry, host, ranges) {
         out.notice(object, field, message);
         return Vec::new();
     }
@@ -139,10 +139,17 @@ fn ranges(entry: &ServiceEntry, host: &Pattern, names: &Names) -> Vec<Cidr> {
 }
 
 /// Why plain clients cannot be served for this host.
-fn unserved(entry: &ServiceEntry, host: &Pattern, ranges: &[Cidr]) -> Option<(&'static str, String)> {
-    if entry.external {
-        let message =
-            format!("{host} is outside the mesh, so nothing is originated for it; set MESH_INTERNAL");
+fn unserved(
+    world: &World<'_>,
+    entry: &ServiceEntry,
+    host: &Pattern,
+    ranges: &[Cidr],
+) -> Option<(&'static str, String)> {
+    if entry.external && !entry.ports.iter().any(|port| leaves_the_mesh(world, host, port.number)) {
+        let message = format!(
+            "{host} is outside the mesh, so nothing is originated for it; set MESH_INTERNAL, or give it a DestinationRule \
+             with tls.mode SIMPLE or MUTUAL"
+        );
         return Some(("spec.location", message));
     }
     if !matches!(host, Pattern::Exact(_)) {
@@ -153,6 +160,24 @@ fn unserved(entry: &ServiceEntry, host: &Pattern, ranges: &[Cidr]) -> Option<(&'
         return Some(("spec.addresses", message));
     }
     None
+}
+
+/// A Secret would have to be read from an API server that the process may not have.
+pub(super) fn tell_of_secrets(rule: &Object, policy: &Policy, out: &mut Output) {
+    if let Some(secret) = policy.upstream_tls.as_ref().and_then(|tls| tls.credential.as_ref()) {
+        let message = format!(
+            "the Secret {secret} is not read, so that connections will be closed; mount it, and give its files \
+             (caCertificates, clientCertificate, privateKey)"
+        );
+        out.notice(rule, "spec.trafficPolicy.tls.credentialName", message);
+    }
+}
+
+/// Is TLS spoken to this port that is not the mesh's own?
+fn leaves_the_mesh(world: &World<'_>, host: &Pattern, port: u16) -> bool {
+    let service = world.catalog.services.get(&host.to_string());
+    let rule = service.map(|service| world.rules.matching(host, service.namespace())).unwrap_or_default();
+    matches!(rule.policy(port, None).tls, Some(ClientTlsMode::Simple | ClientTlsMode::Mutual))
 }
 
 /// The chain of one port, and what becomes of its connections.
@@ -169,16 +194,14 @@ fn chain(
     let name = SubsetKey { port, subset: "", host: &text }.to_string();
     let rule = world.rules.matching(host, service.namespace());
     let policy = rule.policy(port, None);
-    let role = match policy.tls {
-        None | Some(ClientTlsMode::IstioMutual) => Role::Originate,
-        Some(ClientTlsMode::Disable) => Role::Passthrough,
-        Some(mode) => {
-            let message =
-                format!("TLS mode {mode} is not originated, so {host} is not served; use ISTIO_MUTUAL");
-            rule.objects
-                .iter()
-                .for_each(|rule| out.notice(rule, "spec.trafficPolicy.tls.mode", message.clone()));
-            return None;
+    if entry.external && !leaves_the_mesh(world, host, port) {
+        return None;
+    }
+    let (role, policy) = match policy.tls {
+        Some(ClientTlsMode::Disable) => (Role::Passthrough, policy),
+        None | Some(_) => {
+            rule.objects.iter().for_each(|rule| tell_of_secrets(rule, &policy, out));
+            (Role::Originate, policy.originating(&text, &name, &entry.subject_alt_names))
         }
     };
     if members.is_empty() {
@@ -189,15 +212,11 @@ fn chain(
         );
     }
     out.cluster(&name, members.iter(), &policy, world.options);
-    let peers = Peers { server_name: name.parse().ok(), allowed: entry.identities.clone() };
     let chain = FilterChain {
         matches: ChainMatch::of_port(port),
         route: Route::to(name.clone()),
         idle_timeout: policy.pool.and_then(|pool| pool.idle_timeout),
-        options: ChainOptions {
-            peers: (role == Role::Originate).then(|| Arc::new(peers)),
-            ..ChainOptions::default()
-        },
+        options: ChainOptions::default(),
         name: name.into(),
     };
     Some((chain, role))
@@ -207,6 +226,7 @@ fn chain(
 mod tests {
     use super::super::{File, Index, Options};
     use super::*;
+    use crate::cluster::{TlsMode, UpstreamTls};
     use crate::snapshot::Snapshot;
 
     fn entry(name: &str, rest: &str) -> String {
@@ -235,7 +255,7 @@ mod tests {
         assert_eq!((listener.options.role, listener.options.plain), (Role::Originate, true));
         let chain = &listener.filter_chains[0];
         let name = "outbound_.8000_._.httpbin.bar.global";
-        assert_eq!(chain.options.peers.as_ref().unwrap().server_name.as_ref().unwrap().as_str(), name);
+        assert_eq!(snapshot.clusters[name].tls.as_deref(), Some(&UpstreamTls::mesh(name)));
         let endpoint = snapshot.clusters[name].endpoints().next().unwrap().address.to_string();
         assert_eq!((chain.route.clusters[0].name.as_str(), endpoint.as_str()), (name, "192.0.2.1:15443"));
     }
@@ -297,12 +317,32 @@ mod tests {
         };
         let more = "  addresses: [127.255.0.3]\n  subjectAltNames: ['spiffe://td/ns/bar/sa/a']\n";
         let of = |mode: &str| snapshot(&(entry("a", more) + &rule(mode)), None);
-        let mutual = of("ISTIO_MUTUAL");
-        let chain = &mutual.listeners["outbound_127.255.0.3_8000"].filter_chains[0];
-        assert_eq!(chain.options.peers.as_ref().unwrap().allowed[0].to_string(), "td/ns/bar/sa/a");
+        let tls = |mode: &str| {
+            let snapshot = of(mode);
+            assert_eq!(snapshot.listeners["outbound_127.255.0.3_8000"].options.role, Role::Originate);
+            snapshot.clusters["outbound_.8000_._.a.bar.global"].tls.as_ref().unwrap().as_ref().clone()
+        };
+        let mutual = tls("ISTIO_MUTUAL");
+        assert_eq!(
+            (mutual.mode, &*mutual.subject_alt_names),
+            (TlsMode::IstioMutual, &["spiffe://td/ns/bar/sa/a".to_owned()][..])
+        );
         let plain = of("DISABLE");
         assert_eq!(plain.listeners["outbound_127.255.0.3_8000"].options.role, Role::Passthrough);
-        let simple = of("SIMPLE");
-        assert!(simple.listeners.is_empty() && simple.notices[0].message.contains("use ISTIO_MUTUAL"));
+        let simple = tls("SIMPLE");
+        assert_eq!((simple.mode, simple.sni.as_deref()), (TlsMode::Simple, Some("a.bar.global")));
+        assert_eq!(simple.subject_alt_names, ["spiffe://td/ns/bar/sa/a"]);
+    }
+
+    #[test]
+    fn what_is_outside_the_mesh_is_served_where_a_rule_says_what_tls_it_speaks() {
+        let text = entry("a", "  addresses: [240.0.0.9]\n").replace("MESH_INTERNAL", "MESH_EXTERNAL");
+        let without = snapshot(&text, None);
+        assert!(without.listeners.is_empty() && without.notices[0].message.contains("SIMPLE or MUTUAL"));
+        let rule = "apiVersion: networking.istio.io/v1\nkind: DestinationRule\nmetadata: {name: r, namespace: bar}\n\
+                    spec: {host: a.bar.global, trafficPolicy: {tls: {mode: SIMPLE, credentialName: c}}}\n";
+        let with = snapshot(&(text + rule), None);
+        assert!(with.listeners.contains_key("outbound_240.0.0.9_8000"));
+        assert!(with.notices[0].message.contains("the Secret c is not read"), "{:?}", with.notices);
     }
 }

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::full_host;
 use super::gateway::{Server, ServerKind};
+use super::originate::tell_of_secrets;
 use super::resource::Object;
 use super::schema::destination_rule::ClientTlsMode;
 use super::schema::selects;
@@ -14,7 +15,7 @@ use super::translation::{Output, World};
 use super::virtual_service::{Destination, Match, Route, VirtualService};
 use crate::listener::{ChainMatch, ChainOptions, ConnectionMatch, FilterChain, Transport};
 use crate::route::{self, WeightedCluster};
-use crate::server_name::Pattern;
+use crate::server_name::{Pattern, SubsetKey};
 
 /// A VirtualService and its resource.
 pub(super) type Bound<'a> = (&'a Object, &'a VirtualService);
@@ -132,30 +133,37 @@ fn cluster(
         out.notice(object, &format!("{}.destination", to.field), message);
     }
     let wrapped = policy.tls.filter(|mode| *mode != ClientTlsMode::Disable);
-    if let Some(mode) = wrapped {
-        let message = wrapping_message(mode, &name, server.kind);
+    // Inside a client's own TLS nothing is lost; bare bytes must not reach an endpoint that is to get TLS.
+    let originates = wrapped.is_some() && server.kind == ServerKind::Tcp;
+    let closed = originates && wrapped == Some(ClientTlsMode::IstioMutual) && !world.options.certified;
+    if let Some(mode) = wrapped.filter(|_| closed || !originates) {
+        let message = if closed {
+            format!(
+                "connections from a TCP server to {name} will be closed: they are to be wrapped in the mesh's TLS (mode {mode}), \
+                 for which the gateway has no certificate; give it one (tls.certs_dir), or set DISABLE if their clients \
+                 speak TLS themselves or need none"
+            )
+        } else {
+            format!(
+                "TLS mode {mode} is not applied to {name}: the gateway passes the client's TLS through as it is"
+            )
+        };
         rule.objects.iter().for_each(|rule| out.notice(rule, "spec.trafficPolicy.tls.mode", message.clone()));
     }
-    // Inside a client's own TLS nothing is lost; bare bytes must not reach an endpoint that is to get TLS.
-    let is_bare = wrapped.is_some() && server.kind == ServerKind::Tcp;
-    let members = members.filter(|_| missing.is_none() && !is_bare).unwrap_or_default();
+    let members = members.filter(|_| missing.is_none() && !closed).unwrap_or_default();
     let chosen =
         members.iter().filter(|member| subset.is_none_or(|subset| selects(&subset.labels, member.labels)));
-    // Not the cluster of the same service behind a TLS server, which has endpoints.
-    let name = if is_bare { format!("{name}|tls") } else { name };
+    let policy = if originates {
+        rule.objects.iter().for_each(|rule| tell_of_secrets(rule, &policy, out));
+        let mesh_name = SubsetKey { port, subset: &to.subset, host: &host }.to_string();
+        let names = service.map(|service| service.subject_alt_names).unwrap_or_default();
+        policy.originating(&host, &mesh_name, names)
+    } else {
+        policy.passing_through()
+    };
+    // Not the cluster of the same service behind a TLS server, to which the gateway itself speaks nothing.
+    let name = if originates { format!("{name}|tls") } else { name };
     out.cluster(&name, chosen, &policy, world.options);
     rule.objects.iter().for_each(|object| out.uses(object));
     (name, policy)
-}
-
-fn wrapping_message(mode: ClientTlsMode, cluster: &str, kind: ServerKind) -> String {
-    match kind {
-        ServerKind::Tcp => format!(
-            "connections from a TCP server to {cluster} will be closed: they are to be wrapped in TLS (mode {mode}), which \
-             this listener does not do; set DISABLE if their clients speak TLS themselves or need none"
-        ),
-        ServerKind::Passthrough | ServerKind::AutoPassthrough => format!(
-            "TLS mode {mode} is not applied to {cluster}: the gateway passes the client's TLS through as it is"
-        ),
-    }
 }

@@ -28,8 +28,9 @@ pub(super) struct ServiceEntry {
     pub(super) hosts: Vec<Pattern>,
     /// Where plain clients connect to.
     pub(super) addresses: Vec<Cidr>,
-    /// Who its endpoints must be; none for anybody in the mesh.
-    pub(super) identities: Vec<IdPattern>,
+    /// The names of which an endpoint's certificate must have one; in the mesh's own TLS, those of them that are
+    /// identities. None for anybody.
+    pub(super) subject_alt_names: Vec<String>,
     pub(super) ports: Vec<Port>,
     /// `MESH_EXTERNAL`: never exposed by itself.
     pub(super) external: bool,
@@ -89,7 +90,7 @@ impl ServiceEntry {
         Self {
             hosts,
             addresses,
-            identities: parse_identities(&schema.subject_alt_names, findings),
+            subject_alt_names: parse_names(&schema.subject_alt_names, findings),
             ports,
             external: schema.location == schema::Location::MeshExternal,
             resolved: !matches!(schema.resolution, Resolution::None | Resolution::DynamicDns),
@@ -196,17 +197,19 @@ fn parse_addresses(addresses: &[String], findings: &mut Findings) -> Vec<Cidr> {
         .collect()
 }
 
-/// The identities among the alternative names: DNS names do not stand in the certificates of a mesh.
-fn parse_identities(names: &[String], findings: &mut Findings) -> Vec<IdPattern> {
-    let parse = |(index, name): (usize, &String)| {
-        let identity = name.parse().ok().filter(|_| name.starts_with("spiffe://"));
-        if identity.is_none() {
-            let message = "it is not looked for: mesh certificates hold identities such as spiffe://cluster.local/ns/bar/sa/httpbin";
+/// The alternative names. Only identities count in the mesh's own TLS: DNS names do not stand in its certificates.
+fn parse_names(names: &[String], findings: &mut Findings) -> Vec<String> {
+    for (index, name) in names.iter().enumerate() {
+        let is_identity = name.starts_with("spiffe://");
+        if !is_identity {
+            let message = "it counts only where a DestinationRule says SIMPLE or MUTUAL: mesh certificates hold identities such as \
+                           spiffe://cluster.local/ns/bar/sa/httpbin";
             findings.notice(format!("spec.subjectAltNames[{index}]"), message);
+        } else if let Err(error) = name.parse::<IdPattern>() {
+            findings.refuse(format!("spec.subjectAltNames[{index}]"), error.to_string());
         }
-        identity
-    };
-    names.iter().enumerate().filter_map(parse).collect()
+    }
+    names.to_vec()
 }
 
 fn parse_ports(ports: &[schema::ServicePort], findings: &mut Findings) -> Vec<Port> {

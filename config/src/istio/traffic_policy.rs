@@ -12,6 +12,7 @@ use super::schema::destination_rule::{self as schema, ClientTlsMode, Simple};
 use crate::cluster::{self, HashFunction, Keepalive, MAX_MAGLEV_TABLE, MAX_RING, RingHash, UpstreamTls};
 use crate::duration;
 use crate::listener::{ChainOptions, HashPolicy};
+use crate::spiffe::IdPattern;
 
 mod outliers;
 
@@ -37,7 +38,7 @@ pub(super) struct Policy {
     pub(super) balance: Option<cluster::Policy>,
     pub(super) pool: Option<Pool>,
     pub(super) tls: Option<ClientTlsMode>,
-    /// What `tls` says beyond its mode; `None` for `DISABLE`.
+    /// What `tls` says beyond its mode; `None` for `DISABLE`, and where the gateway does not speak it itself.
     pub(super) upstream_tls: Option<Arc<UpstreamTls>>,
     pub(super) outliers: Option<Box<Outliers>>,
 }
@@ -63,6 +64,25 @@ impl Policy {
             upstream_tls: tls.upstream_tls.clone(),
             outliers: over.outliers.clone().or_else(|| self.outliers.clone()),
         }
+    }
+
+    /// This policy where the gateway speaks TLS itself to `host`, and to the mesh under the name `mesh_name`. Without
+    /// names of its own it takes these, of the ServiceEntry.
+    pub(super) fn originating(&self, host: &str, mesh_name: &str, names: &[String]) -> Self {
+        let mut tls = self.upstream_tls.as_deref().cloned().unwrap_or_else(|| UpstreamTls::mesh(mesh_name));
+        let default = if tls.mode == cluster::TlsMode::IstioMutual { mesh_name } else { host };
+        tls.sni.get_or_insert_with(|| default.to_owned());
+        if tls.subject_alt_names.is_empty() && !tls.insecure {
+            let counts =
+                |name: &&String| tls.mode != cluster::TlsMode::IstioMutual || name.starts_with("spiffe://");
+            tls.subject_alt_names = names.iter().filter(counts).cloned().collect();
+        }
+        Self { upstream_tls: Some(Arc::new(tls)), ..self.clone() }
+    }
+
+    /// This policy where clients' own TLS is passed through, or nothing of the kind is spoken.
+    pub(super) fn passing_through(&self) -> Self {
+        Self { upstream_tls: None, ..self.clone() }
     }
 
     /// How long a connection may be silent.
@@ -129,14 +149,19 @@ fn parse_policy(schema: &schema::TrafficPolicy, field: &str, findings: &mut Find
             .and_then(|balance| parse_balance(balance, &format!("{field}.loadBalancer"), findings)),
         pool: pool.map(|pool| parse_pool(pool, &format!("{field}.connectionPool.tcp"), findings)),
         tls: schema.tls.as_ref().map(|tls| tls.mode),
-        upstream_tls: schema.tls.as_ref().and_then(upstream_tls).map(Arc::new),
+        upstream_tls: schema
+            .tls
+            .as_ref()
+            .and_then(|tls| upstream_tls(tls, &format!("{field}.tls"), findings))
+            .map(Arc::new),
         outliers: outliers.map(|outliers| {
             Box::new(Outliers::parse(outliers, &format!("{field}.outlierDetection"), findings))
         }),
     }
 }
 
-fn upstream_tls(schema: &schema::ClientTls) -> Option<UpstreamTls> {
+fn upstream_tls(schema: &schema::ClientTls, field: &str, findings: &mut Findings) -> Option<UpstreamTls> {
+    check_tls(schema, field, findings);
     let mode = match schema.mode {
         ClientTlsMode::Disable => return None,
         ClientTlsMode::Simple => cluster::TlsMode::Simple,
@@ -155,6 +180,39 @@ fn upstream_tls(schema: &schema::ClientTls) -> Option<UpstreamTls> {
         credential: given(&schema.credential_name),
         insecure: schema.insecure_skip_verify,
     })
+}
+
+/// What contradicts itself, as Istio's own validation has it.
+fn check_tls(schema: &schema::ClientTls, field: &str, findings: &mut Findings) {
+    let files = [
+        ("clientCertificate", &schema.client_certificate),
+        ("privateKey", &schema.private_key),
+        ("caCertificates", &schema.ca_certificates),
+        ("caCrl", &schema.ca_crl),
+    ];
+    let by_secret = !schema.credential_name.is_empty();
+    if by_secret && let Some((name, _)) = files.iter().find(|(_, path)| !path.is_empty()) {
+        let reason = format!("there is {name}, too; give the Secret or files, not both");
+        findings.refuse(format!("{field}.credentialName"), reason);
+    }
+    if schema.mode == ClientTlsMode::IstioMutual {
+        for (index, name) in schema.subject_alt_names.iter().enumerate() {
+            findings.take(&format!("{field}.subjectAltNames[{index}]"), name.parse::<IdPattern>());
+        }
+    }
+    if schema.mode == ClientTlsMode::Mutual && !by_secret {
+        for (name, _) in files.iter().take(2).filter(|(_, path)| path.is_empty()) {
+            let reason = format!("MUTUAL needs {name}; give the path of a PEM file, or set SIMPLE");
+            findings.refuse(format!("{field}.{name}"), reason);
+        }
+    }
+    if schema.insecure_skip_verify
+        && !(schema.ca_certificates.is_empty() && schema.subject_alt_names.is_empty())
+    {
+        let reason = "nothing is verified with it, and yet there is caCertificates or subjectAltNames to verify by; \
+                      leave one of them out";
+        findings.refuse(format!("{field}.insecureSkipVerify"), reason);
+    }
 }
 
 fn parse_balance(
@@ -334,6 +392,33 @@ mod tests {
             ["interval", "maxEjectionPercent", "consecutive5xxErrors"]
                 .map(|field| format!("p.outlierDetection.{field}"))
         );
+    }
+
+    #[test]
+    fn tls_settings_that_contradict_themselves_are_refused() {
+        let of = |text: &str| refused(&format!("tls: {{{text}}}"));
+        assert_eq!(of("mode: MUTUAL"), ["p.tls.clientCertificate", "p.tls.privateKey"]);
+        assert_eq!(of("mode: MUTUAL, credentialName: c"), [""; 0]);
+        assert_eq!(of("mode: SIMPLE, credentialName: c, caCertificates: r"), ["p.tls.credentialName"]);
+        let insecure = "mode: SIMPLE, insecureSkipVerify: true";
+        assert_eq!(of(&format!("{insecure}, subjectAltNames: [a]")), ["p.tls.insecureSkipVerify"]);
+        assert_eq!(of(insecure), [""; 0]);
+    }
+
+    #[test]
+    fn what_a_rule_does_not_say_of_its_tls_is_filled_in() {
+        let of = |text: &str, names: &[String]| {
+            let policy = parse(text).0.originating("a.b", "outbound_.80_._.a.b", names);
+            policy.upstream_tls.unwrap().as_ref().clone()
+        };
+        assert_eq!(of("", &[]), UpstreamTls::mesh("outbound_.80_._.a.b"));
+        let simple = of("tls: {mode: SIMPLE}", &["x.y".to_owned()]);
+        assert_eq!(
+            (simple.sni.as_deref(), &*simple.subject_alt_names),
+            (Some("a.b"), &["x.y".to_owned()][..])
+        );
+        let own = of("tls: {mode: SIMPLE, sni: c.d, subjectAltNames: [e.f]}", &["x.y".to_owned()]);
+        assert_eq!((own.sni.as_deref(), &*own.subject_alt_names), (Some("c.d"), &["e.f".to_owned()][..]));
     }
 
     #[test]

@@ -107,7 +107,7 @@ impl Error {
             | Self::Pending(_)
             | Self::TooFast
             | Self::TooMany { .. }
-            | Self::Tls(tls::Error::NoCredentials | tls::Error::NoName)
+            | Self::Tls(tls::Error::NoCredentials | tls::Error::NoName | tls::Error::Unfit(_))
             | Self::Ended(_)
             | Self::Relay(relay::Error::Expired(_)) => Fault::Gateway,
             Self::Tls(

@@ -1,9 +1,10 @@
-//! A plain client's connection, carried over the mesh's mutual TLS: what a sidecar does on its way out.
+//! A plain client's connection, carried over TLS to the endpoint: what a sidecar does on its way out.
 
 use std::net::SocketAddr;
 use std::pin::pin;
 
-use eastgate_config::listener::{Ends, Peers};
+use eastgate_config::cluster::UpstreamTls;
+use eastgate_config::listener::Ends;
 use socket2::SockRef;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
@@ -41,8 +42,8 @@ async fn forward(
     let stats = &routed.cluster.stats;
     let moved = Moved::default();
     let meter = Meter::new(&moved, (&stats.to_upstream, &stats.to_client));
-    let result = match &routed.peers {
-        // The service's DestinationRule says that its endpoints take plain TCP.
+    let result = match &routed.cluster.config.tls {
+        // Endpoints that take plain TCP: of several services behind one port, each may be another way.
         None => {
             let upstream = connect(client, &routed, ends.remote, listener, record).await?;
             let sockets = (client, &upstream.stream);
@@ -52,7 +53,7 @@ async fn forward(
             record.engine = meter.engine();
             result
         }
-        Some(peers) => secured(client, &routed, peers, (begun.raw, &meter), listener, record).await?,
+        Some(spoken) => secured(client, &routed, spoken, (begun.raw, &meter), listener, record).await?,
     };
     (record.to_upstream_bytes, record.to_client_bytes) = (meter.to_upstream.get(), meter.to_client.get());
     Ok(result?)
@@ -63,17 +64,19 @@ async fn forward(
 async fn secured(
     client: &TcpStream,
     routed: &Routed,
-    peers: &Peers,
+    spoken: &UpstreamTls,
     (first, meter): (Vec<u8>, &Meter<'_>),
     listener: &Listener,
     record: &mut access_log::Open,
 ) -> Result<Result<(), relay::Error>, Error> {
-    record.server_name = peers.server_name.clone();
+    record.server_name = spoken.sni.as_ref().and_then(|name| name.parse().ok());
+    let connect_timeout = routed.cluster.config.connect_timeout;
+    let known = timeout(connect_timeout, listener.clients.of(spoken)).await;
+    let how = known.unwrap_or(Err(tls::Error::TimedOut(Side::Upstream)))?;
     let attempts = routed.connect_attempts.unwrap_or(listener.connect_attempts);
     loop {
         let upstream = connect(client, routed, record.client_addr, listener, record).await?;
-        let shaking =
-            timeout(routed.cluster.config.connect_timeout, listener.mesh.connect(&upstream.stream, peers));
+        let shaking = timeout(connect_timeout, how.connect(&upstream.stream, &listener.mesh));
         let shaken = tokio::select! {
             shaken = shaking => shaken.unwrap_or(Err(tls::Error::TimedOut(Side::Upstream))),
             _ = relay::reset(client) => return Err(Error::ClientLeft),
@@ -89,8 +92,8 @@ async fn secured(
             }
         };
         listener.tls.upstream_accepted.inc();
-        (record.peer, record.engine) = (Some(peer.to_string()), "tls");
-        let sockets = Sockets { client, upstream: &upstream.stream, tls: Side::Upstream };
+        (record.peer, record.engine) = (Some(peer), "tls");
+        let sockets = Sockets { client, upstream: &upstream.stream, tls: Side::Upstream, trust: how.trust() };
         return Ok(tls::relay::run(&mut session, sockets, first, meter, listener.patience(routed)).await);
     }
 }

@@ -15,7 +15,7 @@ use crate::listener::Listener;
 use crate::relay::{Meter, Moved, Side};
 use crate::table::{self, Routed};
 use crate::tls::relay::Sockets;
-use crate::tls::{self, Socket};
+use crate::tls::{self, Socket, Trust};
 
 /// Serves one connection until both halves have closed.
 pub(super) async fn serve(client: &TcpStream, client_addr: SocketAddr, listener: &Listener) {
@@ -42,7 +42,7 @@ async fn forward(
     let stats = &routed.cluster.stats;
     let moved = Moved::default();
     let meter = Meter::new(&moved, (&stats.to_upstream, &stats.to_client));
-    let sockets = Sockets { client, upstream: &upstream.stream, tls: Side::Client };
+    let sockets = Sockets { client, upstream: &upstream.stream, tls: Side::Client, trust: Trust::Mesh };
     let patience = listener.patience(&routed);
     let result = tls::relay::run(&mut session, sockets, Vec::new(), &meter, patience).await;
     (record.to_upstream_bytes, record.to_client_bytes) = (meter.to_upstream.get(), meter.to_client.get());

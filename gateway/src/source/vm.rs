@@ -18,11 +18,10 @@ use crate::metrics::Metrics;
 use crate::source::{files, xds};
 use crate::tls::Mesh;
 
-mod certificates;
 mod directory;
 
-use certificates::Certificates;
-pub use certificates::Paths;
+pub use super::certificates::Paths;
+use super::certificates::{self, Certificates};
 pub use directory::Contents;
 
 /// Where the early documents put certificates.
@@ -140,7 +139,11 @@ pub async fn run(
 ///
 /// # Errors
 /// It cannot be used.
-pub fn read(contents: &Contents, settings: &Settings, mut options: Options) -> Result<(Machine, Snapshot), Error> {
+pub fn read(
+    contents: &Contents,
+    settings: &Settings,
+    mut options: Options,
+) -> Result<(Machine, Snapshot), Error> {
     options.originate = Some(Originate { redirect: settings.vm.redirect });
     let machine = contents.machine(&settings.vm)?;
     let mut index = Index::default();

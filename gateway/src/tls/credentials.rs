@@ -1,5 +1,6 @@
 //! A certificate with its key, and the roots to believe: checked as a whole before it is put in place.
 
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -114,7 +115,7 @@ pub fn roots(pem: &[u8]) -> Result<RootCertStore, Error> {
     if store.is_empty() { Err(Error::NoRoots) } else { Ok(store) }
 }
 
-fn certificates(pem: &[u8]) -> Option<Vec<CertificateDer<'static>>> {
+pub(super) fn certificates(pem: &[u8]) -> Option<Vec<CertificateDer<'static>>> {
     CertificateDer::pem_slice_iter(pem).collect::<Result<_, _>>().ok()
 }
 
@@ -146,8 +147,24 @@ pub(super) fn identity(certificate: &CertificateDer<'_>) -> Option<SpiffeId> {
     if second.is_some() { None } else { first.parse().ok() }
 }
 
-fn end(certificate: &CertificateDer<'_>) -> Option<SystemTime> {
+/// When a certificate ends.
+pub(super) fn end(certificate: &CertificateDer<'_>) -> Option<SystemTime> {
     let (_, parsed) = X509Certificate::from_der(certificate).ok()?;
     let seconds = u64::try_from(parsed.validity().not_after.timestamp()).ok()?;
     Some(UNIX_EPOCH + Duration::from_secs(seconds))
+}
+
+/// Every name that a certificate is for: identities and other URIs, DNS names, addresses.
+pub(super) fn names(certificate: &CertificateDer<'_>) -> Vec<String> {
+    let Ok((_, parsed)) = X509Certificate::from_der(certificate) else { return Vec::new() };
+    let Ok(Some(names)) = parsed.subject_alternative_name() else { return Vec::new() };
+    let text = |name: &GeneralName<'_>| match name {
+        GeneralName::URI(name) | GeneralName::DNSName(name) => Some((*name).to_owned()),
+        GeneralName::IPAddress(bytes) => match **bytes {
+            [a, b, c, d] => Some(Ipv4Addr::from([a, b, c, d]).to_string()),
+            ref bytes => <[u8; 16]>::try_from(bytes).ok().map(|bytes| Ipv6Addr::from(bytes).to_string()),
+        },
+        _ => None,
+    };
+    names.value.general_names.iter().filter_map(text).collect()
 }

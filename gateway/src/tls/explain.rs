@@ -4,9 +4,22 @@ use std::io;
 
 use rustls::{AlertDescription, CertificateError, Error};
 
+/// By whose word the other side is believed, and so what is to be looked at when it is not.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Trust {
+    /// The mesh's CA.
+    Mesh,
+    /// Who a DestinationRule names.
+    Rule,
+}
+
 /// The error with its remedy, where there is one.
-pub fn with_remedy(error: io::Error) -> io::Error {
-    let Some(remedy) = tls(&error).and_then(remedy) else { return error };
+pub fn with_remedy(error: io::Error, trust: Trust) -> io::Error {
+    let remedy = tls(&error).and_then(|error| match trust {
+        Trust::Mesh => remedy(error),
+        Trust::Rule => by_rule(error),
+    });
+    let Some(remedy) = remedy else { return error };
     io::Error::new(error.kind(), format!("{error}; {remedy}"))
 }
 
@@ -33,6 +46,45 @@ fn remedy(error: &Error) -> Option<&'static str> {
     }
 }
 
+/// What a DestinationRule's author can do.
+fn by_rule(error: &Error) -> Option<&'static str> {
+    match error {
+        Error::InvalidCertificate(CertificateError::UnknownIssuer | CertificateError::BadSignature) => Some(
+            "it is from a CA that is not believed: have caCertificates of the DestinationRule name a file with that CA's root \
+             (without it, this machine's own roots count)",
+        ),
+        Error::InvalidCertificate(CertificateError::Revoked) => {
+            Some("its certificate is in the list of caCrl: have it replaced")
+        }
+        Error::InvalidCertificate(CertificateError::Other(_)) => Some(
+            "add one of its names to subjectAltNames of the DestinationRule if it may be there, or set sni",
+        ),
+        Error::InvalidCertificate(CertificateError::InvalidPurpose) => {
+            Some("its certificate is none for a server: have another one issued")
+        }
+        Error::InvalidCertificate(why) => Some(certificate(why)),
+        Error::InvalidMessage(_) => Some(
+            "it does not speak TLS: is the port right? For plain TCP set tls.mode DISABLE in the DestinationRule",
+        ),
+        Error::AlertReceived(
+            AlertDescription::UnknownCA | AlertDescription::BadCertificate | AlertDescription::DecryptError,
+        ) => Some("it does not believe our certificate: look at clientCertificate of the DestinationRule"),
+        Error::AlertReceived(AlertDescription::CertificateRequired) => Some(
+            "it wants a certificate: set tls.mode MUTUAL with clientCertificate and privateKey in the DestinationRule",
+        ),
+        Error::AlertReceived(AlertDescription::CertificateExpired) => {
+            Some("it says that our certificate has expired: renew clientCertificate, and compare the clocks")
+        }
+        Error::AlertReceived(AlertDescription::UnrecognisedName) => {
+            Some("it has no such name: look at sni of the DestinationRule")
+        }
+        Error::AlertReceived(AlertDescription::HandshakeFailure) => Some(
+            "it agrees to no protocol or cipher, or wants a certificate (tls.mode MUTUAL in the DestinationRule)",
+        ),
+        _ => None,
+    }
+}
+
 fn certificate(why: &CertificateError) -> &'static str {
     match why {
         CertificateError::UnknownIssuer | CertificateError::BadSignature => {
@@ -44,7 +96,7 @@ fn certificate(why: &CertificateError) -> &'static str {
         CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => {
             "its certificate is not valid yet: compare the clocks"
         }
-        _ => "its certificate is none that the mesh's CA would issue",
+        _ => "its certificate is none that a CA should issue: have another one issued",
     }
 }
 

@@ -15,7 +15,7 @@ use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
-use super::{Socket, with_remedy};
+use super::{Socket, Trust, with_remedy};
 use crate::relay::{Error, Meter, Patience, Side, Watch, reset};
 
 /// Two TLS records: larger reads find no more in the session, and smaller ones cost more calls.
@@ -34,6 +34,8 @@ pub struct Sockets<'a> {
     pub upstream: &'a TcpStream,
     /// The side that speaks TLS.
     pub tls: Side,
+    /// By whose word it is believed.
+    pub trust: Trust,
 }
 
 /// Relays until both directions have ended, one side broke, or patience is at its end. The endpoint gets `first`
@@ -76,10 +78,11 @@ async fn both<'s, S>(
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    let Sockets { client, upstream, tls } = sockets;
+    let Sockets { client, upstream, tls, trust } = sockets;
     let mut plain = Socket(if tls == Side::Client { upstream } else { client });
-    let mut up = Direction::new((client, Side::Client), Side::Upstream, first, &meter.to_upstream);
-    let mut down = Direction::new((upstream, Side::Upstream), Side::Client, Vec::new(), &meter.to_client);
+    let mut up = Direction::new((client, Side::Client), Side::Upstream, first, &meter.to_upstream, trust);
+    let mut down =
+        Direction::new((upstream, Side::Upstream), Side::Client, Vec::new(), &meter.to_client, trust);
     // Boxed watches: few connections need one.
     let watch = |socket: &'s TcpStream| Box::pin(reset(socket));
     let (mut up_watch, mut down_watch) = (None, None);
@@ -135,6 +138,7 @@ struct Direction<'a> {
     /// The sender is broken: what it sent is passed on, and its end is none.
     sender_broken: bool,
     moved: &'a Cell<u64>,
+    trust: Trust,
 }
 
 #[derive(PartialEq)]
@@ -146,7 +150,13 @@ enum State {
 }
 
 impl<'a> Direction<'a> {
-    fn new(from: (&'a TcpStream, Side), to: Side, first: Vec<u8>, moved: &'a Cell<u64>) -> Self {
+    fn new(
+        from: (&'a TcpStream, Side),
+        to: Side,
+        first: Vec<u8>,
+        moved: &'a Cell<u64>,
+        trust: Trust,
+    ) -> Self {
         Self {
             from,
             to,
@@ -156,6 +166,7 @@ impl<'a> Direction<'a> {
             failed: None,
             sender_broken: false,
             moved,
+            trust,
         }
     }
 
@@ -194,11 +205,12 @@ impl<'a> Direction<'a> {
                 Poll::Ready(Err(Failed::Read(source))) => {
                     return Poll::Ready(Err(Error::Broken {
                         side: self.from.1,
-                        source: with_remedy(source),
+                        source: with_remedy(source, self.trust),
                     }));
                 }
                 Poll::Ready(Err(Failed::Write(source))) => {
-                    self.failed = Some(Error::Broken { side: self.to, source: with_remedy(source) });
+                    self.failed =
+                        Some(Error::Broken { side: self.to, source: with_remedy(source, self.trust) });
                     (self.rest, self.state) = (Vec::new(), State::Ended);
                 }
             }

@@ -153,7 +153,10 @@ mod tests {
         let path = directory.path().join("resolv.conf");
         let mut system = System::new(&path);
         let told = |error: String| {
-            assert!(error.contains("resolv.conf") && error.contains("write \"nameserver ADDRESS\""), "{error}");
+            assert!(
+                error.contains("resolv.conf") && error.contains("write \"nameserver ADDRESS\""),
+                "{error}"
+            );
         };
         told(system.resolver().unwrap_err());
         std::fs::write(&path, "search example\n").unwrap();

@@ -191,9 +191,9 @@ fn met(snapshot: &Snapshot) -> Vec<(IpAddr, String)> {
     let chains = originating.flat_map(|listener| &listener.filter_chains);
     let mut found: Vec<_> = chains
         .filter_map(|chain| {
-            let name = chain.options.peers.as_ref()?.server_name.as_ref()?;
             let address = chain.matches.connection.destination_ranges.first()?.single()?;
-            Some((address, SubsetKey::parse(name.as_str())?.host.to_owned()))
+            let name = &chain.route.clusters.first()?.name;
+            Some((address, SubsetKey::parse(name)?.host.to_owned()))
         })
         .collect();
     found.sort();

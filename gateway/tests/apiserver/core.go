@@ -9,9 +9,9 @@ import (
 
 // The core group has no name, and a custom resource definition must have one. So Services, Pods and Namespaces are
 // custom resources of a group of ours, and what goes in and out under /api/v1 is renamed on the way.
-const group = "core.eastgate.test"
+const coreGroup = "core.eastgate.test"
 
-var inner, outer = []byte(group + "/v1"), []byte("v1")
+var inner, outer = []byte(coreGroup + "/v1"), []byte("v1")
 
 func core(api http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -30,14 +30,14 @@ func core(api http.Handler) http.Handler {
 			return
 		}
 		if r.Method != http.MethodDelete {
-			body = bytes.Replace(body, []byte(`"apiVersion":"v1"`), []byte(`"apiVersion":"`+group+`/v1"`), 1)
+			body = bytes.Replace(body, []byte(`"apiVersion":"v1"`), []byte(`"apiVersion":"`+coreGroup+`/v1"`), 1)
 		}
 		// Below a group, /namespaces/NAME is what is in the namespace, and never the namespace itself.
 		if name, found := strings.CutPrefix(rest, "/namespaces"); found && strings.Count(name, "/") <= 1 {
 			rest = "/nses" + name
 		}
 		request := r.Clone(r.Context())
-		request.URL.Path = "/apis/" + group + "/v1" + rest
+		request.URL.Path = "/apis/" + coreGroup + "/v1" + rest
 		request.RequestURI = request.URL.RequestURI()
 		request.Body, request.ContentLength = io.NopCloser(bytes.NewReader(body)), int64(len(body))
 		// Compressed answers cannot be renamed.

@@ -27,7 +27,9 @@ func main() {
 	listen := flags.String("listen", "127.0.0.1:0", "address of the API over TLS")
 	certificate := flags.String("certificate", "", "file with the serving certificate (required)")
 	key := flags.String("key", "", "file with its key (required)")
-	token := flags.String("token", "", "bearer token that every request must carry (required)")
+	token := flags.String("token", "", "bearer token of who may do everything (required)")
+	accounts := flags.String("tokens", "", "file of other tokens: token,user,uid[,\"group,group\"] on each line")
+	roles := flags.String("rbac", os.DevNull, "manifest of the roles that say what these users may do")
 	lifetime := flags.Duration("lifetime", 10*time.Minute, "exit after this time at the latest")
 	verbose := flags.Bool("verbose", false, "the log of etcd and of the server on stderr")
 	_ = flags.Parse(os.Args[1:])
@@ -61,7 +63,10 @@ func main() {
 	if err != nil {
 		fail(err)
 	}
-	server := &server{etcd: etcd, certificate: *certificate, key: *key, token: *token, listener: listener}
+	server := &server{
+		etcd: etcd, certificate: *certificate, key: *key, listener: listener,
+		authentication: authentication(*token, *accounts), authorization: authorization(*roles),
+	}
 	err = server.run(ctx, func() {
 		_ = json.NewEncoder(os.Stdout).Encode(map[string]string{
 			"api":  listener.Addr().String(),

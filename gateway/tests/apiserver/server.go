@@ -19,6 +19,8 @@ import (
 	generatedopenapi "k8s.io/apiextensions-apiserver/pkg/generated/openapi"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apiserver/pkg/authentication/authenticator"
+	"k8s.io/apiserver/pkg/authorization/authorizer"
 	openapinamer "k8s.io/apiserver/pkg/endpoints/openapi"
 	genericapiserver "k8s.io/apiserver/pkg/server"
 	"k8s.io/apiserver/pkg/util/openapi"
@@ -34,8 +36,10 @@ import (
 var definitions string
 
 type server struct {
-	etcd, certificate, key, token string
-	listener                      net.Listener
+	etcd, certificate, key string
+	listener               net.Listener
+	authentication         authenticator.Request
+	authorization          authorizer.Authorizer
 	// As behind a load balancer, nobody but the server itself gets in before everything is served.
 	ready atomic.Bool
 }
@@ -62,7 +66,7 @@ func (s *server) run(ctx context.Context, serving func()) error {
 func (s *server) config() (*apiserver.Config, error) {
 	o := options.NewCustomResourceDefinitionsServerOptions(nil, nil)
 	r := o.RecommendedOptions
-	// There is no core API server to ask who somebody is and what they may.
+	// There is no core API server to ask who somebody is and what they may: files say it.
 	r.Authentication, r.Authorization, r.CoreAPI, r.Admission = nil, nil, nil, nil
 	r.Features.EnablePriorityAndFairness = false
 	r.Etcd.StorageConfig.Transport.ServerList = []string{s.etcd}
@@ -92,6 +96,8 @@ func (s *server) config() (*apiserver.Config, error) {
 	generic.OpenAPIV3Config = genericapiserver.DefaultOpenAPIV3Config(
 		openapi.GetOpenAPIDefinitionsWithoutDisabledFeatures(generatedopenapi.GetOpenAPIDefinitions),
 		openapinamer.NewDefinitionNamer(apiserver.Scheme, scheme.Scheme))
+	generic.Authentication.Authenticator = s.authentication
+	generic.Authorization.Authorizer = s.authorization
 	loopback := generic.LoopbackClientConfig.BearerToken
 	chain := generic.BuildHandlerChainFunc
 	generic.BuildHandlerChainFunc = func(api http.Handler, config *genericapiserver.Config) http.Handler {
@@ -107,19 +113,14 @@ func (s *server) config() (*apiserver.Config, error) {
 	}, nil
 }
 
-// gate lets in who has the token, and the server itself.
+// gate lets nobody in but the server itself, until everything is served.
 func (s *server) gate(inner http.Handler, loopback string) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		switch given := r.Header.Get("Authorization"); {
-		case given == "Bearer "+loopback:
-			inner.ServeHTTP(w, r)
-		case given != "Bearer "+s.token:
-			refuse(w, http.StatusUnauthorized, metav1.StatusReasonUnauthorized)
-		case !s.ready.Load():
+		if !s.ready.Load() && r.Header.Get("Authorization") != "Bearer "+loopback {
 			refuse(w, http.StatusServiceUnavailable, metav1.StatusReasonServiceUnavailable)
-		default:
-			inner.ServeHTTP(w, r)
+			return
 		}
+		inner.ServeHTTP(w, r)
 	})
 }
 

@@ -19,6 +19,8 @@ use serde_json::{Value, json};
 use crate::program::{Driven, built};
 
 const TOKEN: &str = "of-a-test";
+/// What a cluster's operator applies.
+pub const MANIFEST: &str = include_str!("../../../deploy/kubernetes/rbac.yaml");
 
 pub struct ApiServer {
     program: PathBuf,
@@ -43,12 +45,44 @@ impl ApiServer {
         let certificate = made.cert.pem();
         std::fs::write(directory.path().join("certificate.pem"), &certificate).unwrap();
         std::fs::write(directory.path().join("key.pem"), made.signing_key.serialize_pem()).unwrap();
+        std::fs::write(directory.path().join("tokens"), "").unwrap();
+        std::fs::write(directory.path().join("rbac.yaml"), MANIFEST).unwrap();
         let process = run(&program, directory.path(), "127.0.0.1:0").await;
         let listen = process.text("api").to_owned();
         let kubeconfig = kubeconfig(&listen, &certificate, TOKEN);
         std::fs::write(directory.path().join("kubeconfig"), &kubeconfig).unwrap();
         let client = client(&kubeconfig).await;
         Some(Self { program, directory, process: Some(process), listen, certificate, client })
+    }
+
+    /// Has these tokens be those of the gateway's service account, and no others.
+    pub fn accounts(&self, tokens: &[&str]) {
+        let account = "system:serviceaccount:istio-system:eastgate";
+        let lines: String = tokens.iter().map(|token| format!("{token},{account},1\n")).collect();
+        std::fs::write(self.directory.path().join("tokens"), lines).unwrap();
+    }
+
+    /// Has this manifest be what service accounts may do.
+    pub fn allow(&self, manifest: &str) {
+        std::fs::write(self.directory.path().join("rbac.yaml"), manifest).unwrap();
+    }
+
+    /// What a request by this token is answered with: an HTTP status.
+    pub async fn status_for(&self, token: &str, method: &str, path: &str) -> u16 {
+        let request = http::Request::builder().method(method).uri(path).body(Vec::new()).unwrap();
+        match client(&self.kubeconfig_with(token)).await.request::<Value>(request).await {
+            Ok(_) => 200,
+            Err(kube::Error::Api(status)) => status.code,
+            Err(error) => panic!("{method} {path}: {error:?}"),
+        }
+    }
+
+    pub fn address(&self) -> &str {
+        &self.listen
+    }
+
+    pub fn certificate(&self) -> &str {
+        &self.certificate
     }
 
     /// Ends the API server and its etcd as a crash does.
@@ -133,8 +167,17 @@ impl ApiServer {
 async fn run(program: &Path, directory: &Path, listen: &str) -> Driven {
     let path = |name: &str| directory.join(name).display().to_string();
     let (data, certificate, key) = (path("etcd"), path("certificate.pem"), path("key.pem"));
-    let flags =
-        ["--data", &data, "--certificate", &certificate, "--key", &key, "--token", TOKEN, "--listen", listen];
+    let (tokens, rbac) = (path("tokens"), path("rbac.yaml"));
+    let flags = [
+        ["--data", &data],
+        ["--certificate", &certificate],
+        ["--key", &key],
+        ["--token", TOKEN],
+        ["--tokens", &tokens],
+        ["--rbac", &rbac],
+        ["--listen", listen],
+    ];
+    let flags = flags.concat();
     Driven::start(program, &flags).await
 }
 

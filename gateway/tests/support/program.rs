@@ -149,7 +149,11 @@ pub struct Eastgate {
 impl Eastgate {
     /// Starts it with these arguments and settings, and waits for its admin port.
     pub async fn start(arguments: &[&str], settings: &[(&str, String)]) -> Self {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_eastgate"));
+        Self::start_by(Command::new(env!("CARGO_BIN_EXE_eastgate")), arguments, settings).await
+    }
+
+    /// The same by a command that becomes the program, such as one that makes another file system for it first.
+    pub async fn start_by(mut command: Command, arguments: &[&str], settings: &[(&str, String)]) -> Self {
         command.args(["run", "--admin", "127.0.0.1:0", "--readiness", "", "--access-log", ""]);
         command.args(["--threads", "1"]).args(arguments).env("NO_COLOR", "1");
         command.env("EASTGATE_XDS_COALESCE", "10ms").env("INSTANCE_IP", "127.0.0.9");

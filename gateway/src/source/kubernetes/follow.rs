@@ -205,6 +205,14 @@ impl Follow {
                 "not allowed to list and watch; apply deploy/kubernetes/rbac.yaml there ({})",
                 why(error)
             );
+        } else if is_first && reason == "unauthorized" {
+            tracing::warn!(
+                cluster,
+                kind,
+                "the API server does not know the credentials; what is known stays in use: look at the service account's \
+                 token, or the kubeconfig ({})",
+                why(error)
+            );
         } else if is_first {
             tracing::warn!(cluster, kind, "the watch failed; what is known stays in use: {}", why(error));
         } else {

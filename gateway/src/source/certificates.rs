@@ -5,6 +5,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use notify::RecursiveMode;
+use tokio::sync::mpsc;
+
+use super::files;
 use crate::metrics::{self, timestamp};
 use crate::source::xds::{KeyAndChain, with_causes};
 use crate::tls::{Credentials, Mesh, credentials};
@@ -129,6 +133,24 @@ impl Certificates {
                 }
             }
         }
+    }
+}
+
+/// Keeps the certificate of a directory in place, for as long as it is polled.
+///
+/// # Errors
+/// It cannot be used to begin with. Later, one that cannot be used is reported once, and the last good one stays.
+pub async fn follow(directory: PathBuf, mesh: Arc<Mesh>, metrics: metrics::Tls) -> Result<(), Error> {
+    let (events, mut changed) = mpsc::channel(1);
+    let watcher = files::watch_directory(&directory, RecursiveMode::NonRecursive, events);
+    let paths = Paths::new(&directory);
+    // Here one must be there, and no CA is asked for another.
+    read(&paths.chain)?;
+    let mut certificates = Certificates::new(paths, mesh, metrics);
+    certificates.load(None)?;
+    loop {
+        files::settle(&mut changed, watcher.is_some()).await;
+        certificates.look_again();
     }
 }
 
