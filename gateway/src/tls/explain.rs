@@ -20,7 +20,12 @@ pub fn with_remedy(error: io::Error, trust: Trust) -> io::Error {
         Trust::Rule => by_rule(error),
     });
     let Some(remedy) = remedy else { return error };
-    io::Error::new(error.kind(), format!("{error}; {remedy}"))
+    let error_text = match tls(&error) {
+        // What we found out ourselves, which rustls would quote in the words of Rust.
+        Some(Error::InvalidCertificate(CertificateError::Other(found))) => found.0.to_string(),
+        _ => error.to_string(),
+    };
+    io::Error::new(error.kind(), format!("{error_text}; {remedy}"))
 }
 
 fn tls(error: &io::Error) -> Option<&Error> {

@@ -168,7 +168,7 @@ fn services(vm: &Machine) -> [Wrong<'_>; 4] {
 }
 
 /// What the VM itself does not allow.
-fn limits(vm: &Machine) -> [Wrong<'_>; 3] {
+fn limits(vm: &Machine) -> [Wrong<'_>; 4] {
     let case = |what, prepare: &str, look: &str, told| Wrong {
         what,
         machine: vm,
@@ -198,6 +198,13 @@ fn limits(vm: &Machine) -> [Wrong<'_>; 3] {
              httpbin-for-vms.yaml >.new && mv .new /var/lib/istio/envoy/wrong-stranger.yaml",
             "grep outbound_198.18.0.1_8000 vm.log",
             "the address is not this machine's: give it one (ip route add local ADDRESS dev lo)",
+        ),
+        case(
+            "no DNS server",
+            "cp /etc/resolv.conf resolv.conf; : >/etc/resolv.conf\n\
+             eastgate vm run --admin 127.0.0.1:15400 --readiness '' >undns.log 2>&1 & echo $! >undns.pid",
+            "grep 'DNS server' undns.log && kill $(cat undns.pid) && cp resolv.conf /etc/resolv.conf",
+            "there is no DNS server to ask: /etc/resolv.conf",
         ),
     ]
 }

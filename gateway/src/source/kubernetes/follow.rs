@@ -1,20 +1,22 @@
 //! One kind of one cluster: found, listed, watched, and listed anew when the watch cannot go on.
 
 use std::collections::BTreeSet;
+use std::fmt::Debug;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, SystemTime};
 
 use eastgate_config::bootstrap;
 use eastgate_config::istio::Kind;
-use kube::api::{DynamicObject, ObjectMeta, PartialObjectMeta};
+use kube::api::{DynamicObject, ListParams, ObjectMeta, PartialObjectMeta};
 use kube::core::ApiResource;
 use kube::runtime::watcher::{self, Event};
 use kube::{Api, Client};
 use prometheus::{IntCounterVec, IntGauge};
+use serde::de::DeserializeOwned;
 use serde_json::{Map, Value, json};
 use tokio::sync::mpsc;
-use tokio_stream::{Stream, StreamExt};
+use tokio_stream::StreamExt;
 
 use super::mesh::HOME;
 use super::why;
@@ -54,8 +56,17 @@ pub(super) struct Follow {
     pub(super) settings: bootstrap::Kubernetes,
     pub(super) messages: mpsc::Sender<Message>,
     pub(super) metrics: Metrics,
-    /// How many of the cluster's watches fail: an API server that is gone is one line of the log, not one for each kind.
-    pub(super) failing: Arc<AtomicUsize>,
+    /// An API server that is gone is one line of the log, not one for each kind.
+    pub(super) failing: Arc<Failing>,
+}
+
+/// What a cluster's watches have in common when they fail.
+#[derive(Debug, Default)]
+pub(super) struct Failing {
+    /// How many do.
+    count: AtomicUsize,
+    /// It is said already that the credentials are not known.
+    told_of_credentials: AtomicBool,
 }
 
 /// How a watch came to its end, or to a pause.
@@ -119,22 +130,28 @@ impl Follow {
             let read =
                 |object: PartialObjectMeta<DynamicObject>| pruned(resource, object.metadata, Value::Null);
             let api = Api::<PartialObjectMeta<DynamicObject>>::all_with(self.client.clone(), resource);
-            self.take(watcher::watcher(api, config), read, state).await
+            self.take(api, config, read, state).await
         } else {
             let read = |object: DynamicObject| pruned(resource, object.metadata, object.data);
             let api = Api::<DynamicObject>::all_with(self.client.clone(), resource);
-            self.take(watcher::watcher(api, config), read, state).await
+            self.take(api, config, read, state).await
         }
     }
 
     /// Passes events on, until the watch has to begin anew; none when nobody listens any more.
     async fn take<K>(
         &self,
-        events: impl Stream<Item = watcher::Result<Event<K>>>,
+        api: Api<K>,
+        config: watcher::Config,
         read: impl Fn(K) -> Value,
         state: &mut State,
-    ) -> Option<()> {
-        let mut events = std::pin::pin!(events);
+    ) -> Option<()>
+    where
+        K: kube::Resource<DynamicType = ApiResource> + Clone + DeserializeOwned + Debug + Send + 'static,
+    {
+        let first =
+            ListParams { field_selector: config.field_selector.clone(), ..ListParams::default().limit(1) };
+        let mut events = std::pin::pin!(watcher::watcher(api.clone(), config));
         let mut listed = BTreeSet::new();
         while let Some(event) = events.next().await {
             if event.is_ok() {
@@ -170,10 +187,32 @@ impl Follow {
                     if let Trouble::Begin = trouble {
                         return Some(());
                     }
+                    self.try_again(&api, &first, state).await;
                 }
             }
         }
         Some(())
+    }
+
+    /// Asks for the first object until there is an answer: a watch that goes on says nothing before something changes, and
+    /// so not that all is well again.
+    async fn try_again<K>(&self, api: &Api<K>, first: &ListParams, state: &mut State)
+    where
+        K: Clone + DeserializeOwned + Debug,
+    {
+        loop {
+            let Err(error) = api.list(first).await else {
+                // One that may list and not watch is refused again at once, and is not told of again.
+                state.told.take_if(|told| told != "forbidden");
+                return self.recovered(state);
+            };
+            match reason(code(&error)) {
+                // The watch finds that out, too, and knows what follows.
+                "gone" | "not_found" => return,
+                reason => self.failed(state, reason, &error),
+            }
+            tokio::time::sleep(state.wait()).await;
+        }
     }
 
     async fn send(&self, change: Change) -> Option<()> {
@@ -183,6 +222,8 @@ impl Follow {
 
     fn well(&self, state: &mut State) {
         self.recovered(state);
+        state.told = None;
+        state.backoff.reset();
         self.metrics.missing.set(0);
     }
 
@@ -194,10 +235,13 @@ impl Follow {
             return;
         }
         self.metrics.failing.set(1);
-        if std::mem::replace(&mut state.failing, true) {
+        let was_well = !std::mem::replace(&mut state.failing, true);
+        let is_first = was_well && self.failing.count.fetch_add(1, Ordering::Relaxed) == 0;
+        // An API server that was gone may be back and refuse what it allowed before, or refuse again and again.
+        if state.told.as_deref() == Some(reason) {
             return;
         }
-        let is_first = self.failing.fetch_add(1, Ordering::Relaxed) == 0;
+        state.told = Some(reason.to_owned());
         if reason == "forbidden" {
             tracing::error!(
                 cluster,
@@ -205,7 +249,8 @@ impl Follow {
                 "not allowed to list and watch; apply deploy/kubernetes/rbac.yaml there ({})",
                 why(error)
             );
-        } else if is_first && reason == "unauthorized" {
+        } else if reason == "unauthorized" && !self.failing.told_of_credentials.swap(true, Ordering::Relaxed)
+        {
             tracing::warn!(
                 cluster,
                 kind,
@@ -231,14 +276,16 @@ impl Follow {
             );
         }
         self.recovered(state);
+        state.told = None;
+        state.backoff.reset();
         self.metrics.missing.set(1);
     }
 
     fn recovered(&self, state: &mut State) {
-        if std::mem::take(&mut state.failing) && self.failing.fetch_sub(1, Ordering::Relaxed) == 1 {
+        if std::mem::take(&mut state.failing) && self.failing.count.fetch_sub(1, Ordering::Relaxed) == 1 {
+            self.failing.told_of_credentials.store(false, Ordering::Relaxed);
             tracing::info!(cluster = label(&self.cluster), "every watch goes on");
         }
-        state.backoff.reset();
         self.metrics.failing.set(0);
     }
 }
@@ -247,6 +294,8 @@ impl Follow {
 #[derive(Default)]
 struct State {
     failing: bool,
+    /// The reason that was told last.
+    told: Option<String>,
     backoff: Backoff,
 }
 
@@ -273,13 +322,20 @@ fn judge(error: &watcher::Error) -> (&'static str, Trouble) {
         watcher::Error::WatchError(status) => Some(status.code),
         _ => None,
     };
+    match reason(status) {
+        reason @ ("gone" | "not_found") => (reason, Trouble::Begin),
+        reason => (reason, Trouble::Pause),
+    }
+}
+
+fn reason(status: Option<u16>) -> &'static str {
     match status {
-        Some(410) => ("gone", Trouble::Begin),
-        Some(404) => ("not_found", Trouble::Begin),
-        Some(401) => ("unauthorized", Trouble::Pause),
-        Some(403) => ("forbidden", Trouble::Pause),
-        Some(_) => ("status", Trouble::Pause),
-        None => ("connection", Trouble::Pause),
+        Some(410) => "gone",
+        Some(404) => "not_found",
+        Some(401) => "unauthorized",
+        Some(403) => "forbidden",
+        Some(_) => "status",
+        None => "connection",
     }
 }
 
