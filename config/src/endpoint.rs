@@ -1,6 +1,7 @@
 //! One address in a cluster.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use serde::Serialize;
 
@@ -68,8 +69,9 @@ pub struct Endpoint {
     /// What the source says of it.
     pub health: Health,
     /// The pod or other workload behind the address, where the source names it; for people, never for routing.
-    #[serde(skip_serializing_if = "String::is_empty")]
-    pub workload: String,
+    /// Shared by the endpoints of one Deployment, and with the table that is compiled from them.
+    #[serde(skip_serializing_if = "str::is_empty")]
+    pub workload: Arc<str>,
     /// Other addresses of the same workload, such as its IPv6 one, to be raced against the first (Happy Eyeballs).
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub additional_addresses: Vec<SocketAddr>,
@@ -88,7 +90,7 @@ impl Endpoint {
             address,
             weight: 1,
             health: Health::default(),
-            workload: String::new(),
+            workload: Arc::default(),
             additional_addresses: Vec::new(),
             hostname: String::new(),
             health_check_port: None,

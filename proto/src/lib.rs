@@ -6,7 +6,7 @@
 pub use envoy_types::pb::envoy;
 pub use envoy_types::pb::google;
 pub use envoy_types::pb::xds;
-pub use prost::{DecodeError, Message};
+pub use prost::{DecodeError, Message, bytes};
 
 pub mod coredns;
 pub mod istio;

@@ -244,7 +244,7 @@ fn of_slice<'a>(
     Ok(Member {
         endpoint: Endpoint {
             health: endpoint.health,
-            workload: name.map(|(namespace, name)| format!("{namespace}/{name}")).unwrap_or_default(),
+            workload: name.map(|(namespace, name)| format!("{namespace}/{name}").into()).unwrap_or_default(),
             ..Endpoint::new(Address::Socket(SocketAddr::new(endpoint.address, port)))
         },
         locality: pod.map_or_else(|| endpoint.locality.clone(), |pod| pod.complete(&endpoint.locality)),
@@ -282,7 +282,11 @@ fn of_workload<'a>(
         WorkloadAddress::Name(name) => Address::Dns { host: name.to_string(), port: number },
     };
     Member {
-        endpoint: Endpoint { weight: workload.weight, workload: name.clone(), ..Endpoint::new(address) },
+        endpoint: Endpoint {
+            weight: workload.weight,
+            workload: name.as_str().into(),
+            ..Endpoint::new(address)
+        },
         locality: workload.locality.clone(),
         labels: &workload.labels,
         // Other networks are reached through their gateways, which take nothing but mesh TLS.

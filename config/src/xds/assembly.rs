@@ -77,7 +77,7 @@ impl Assembly {
     pub(super) fn cluster_ready(
         &mut self,
         config: &ClusterConfig,
-        endpoints: &Assignment,
+        endpoints: Assignment,
         deadlines: &mut Deadlines,
     ) {
         deadlines.cancel(&Timer::Warm(config.cluster.name.clone()));

@@ -9,6 +9,7 @@ mod driver;
 pub mod file;
 mod identity;
 mod kept;
+mod messages;
 mod saver;
 mod state;
 mod stream;

@@ -104,7 +104,7 @@ impl Cluster {
                     health: endpoint.health,
                     group: *group,
                     locality: localities.get(*group).map(Arc::clone).unwrap_or_default(),
-                    workload: endpoint.workload.clone(),
+                    workload: Arc::clone(&endpoint.workload),
                     stats: stats.unwrap_or_else(|| Arc::new(endpoint::Stats::new(now))),
                 })
             })

@@ -24,7 +24,7 @@ pub struct Endpoint {
     /// Where it stands, shared by the cluster's endpoints there.
     pub locality: Arc<Locality>,
     /// The pod behind it, if the source said; else empty.
-    pub workload: String,
+    pub workload: Arc<str>,
     /// What is counted about it. The one thing that outlives a table, carried over by cluster and address.
     pub stats: Arc<Stats>,
 }

@@ -65,7 +65,7 @@ impl Client {
         let held = Held { version: accepted.version, body: accepted.body, kept: Kept::Bytes, partial: false };
         let Some(topic) = self.topics.get_mut(Kind::Endpoints.index()) else { return };
         count(topic.store.insert(name.clone(), held).is_some(), &name, push);
-        self.endpoints_are(&name, &assignment);
+        self.endpoints_are(&name, assignment);
     }
 
     /// Gives its endpoints, as they are held, to every cluster that waits for them.
@@ -73,21 +73,25 @@ impl Client {
         let waits = |cluster: &&String| self.deadlines.is_set(&Timer::Warm((*cluster).clone()));
         if self.assembly.users_of(service).any(|cluster| waits(&cluster)) {
             let assignment = self.assignment(service);
-            self.endpoints_are(service, &assignment);
+            self.endpoints_are(service, assignment);
         }
     }
 
-    pub(super) fn endpoints_are(&mut self, service: &str, assignment: &Assignment) {
-        for config in self.configs_of(service) {
-            self.assembly.cluster_ready(&config, assignment, &mut self.deadlines);
+    pub(super) fn endpoints_are(&mut self, service: &str, assignment: Assignment) {
+        let mut configs = self.configs_of(service);
+        // Nearly every service has one user, which takes what there is instead of a copy.
+        let Some(last) = configs.pop() else { return };
+        for config in configs {
+            self.assembly.cluster_ready(&config, assignment.clone(), &mut self.deadlines);
         }
+        self.assembly.cluster_ready(&last, assignment, &mut self.deadlines);
     }
 
     /// A cluster has waited long enough: it is used with what is known.
     pub(super) fn warmed(&mut self, cluster: &str) {
         let Some(config) = self.cluster(cluster) else { return };
         let assignment = config.service.as_ref().map(|service| self.assignment(service)).unwrap_or_default();
-        self.assembly.cluster_ready(&config, &assignment, &mut self.deadlines);
+        self.assembly.cluster_ready(&config, assignment, &mut self.deadlines);
     }
 
     /// The endpoints of a cluster are gone while the cluster is not. A control plane that takes a service away may
@@ -96,7 +100,7 @@ impl Client {
     pub(super) fn endpoints_removed(&mut self, service: &str, expired: bool) {
         for config in self.configs_of(service) {
             if expired || self.assembly.serving(&config.cluster.name).is_none() {
-                self.assembly.cluster_ready(&config, &Assignment::default(), &mut self.deadlines);
+                self.assembly.cluster_ready(&config, Assignment::default(), &mut self.deadlines);
             }
         }
     }

@@ -45,24 +45,24 @@ enum Socket {
 impl ClusterConfig {
     /// The cluster with the endpoints that CDS itself gave it.
     pub(in crate::xds) fn without_assignment(&self) -> Cluster {
-        self.with_assignment(&self.inline)
+        self.with_assignment(self.inline.clone())
     }
 
     /// The cluster with these endpoints, less those that bare bytes must not reach.
-    pub(in crate::xds) fn with_assignment(&self, assignment: &Assignment) -> Cluster {
+    pub(in crate::xds) fn with_assignment(&self, assignment: Assignment) -> Cluster {
         let mut cluster = self.cluster.clone();
         let mut wrapped = 0_u32;
         cluster.overprovisioning_factor = assignment.overprovisioning_factor;
         cluster.localities = Vec::with_capacity(assignment.localities.len());
-        for locality in &assignment.localities {
+        for locality in assignment.localities {
             let mut endpoints = Vec::with_capacity(locality.endpoints.len());
-            for assigned in &locality.endpoints {
+            for assigned in locality.endpoints {
                 match self.socket_for(&assigned.labels) {
                     Socket::Wrapped => wrapped = wrapped.saturating_add(1),
-                    Socket::Plain | Socket::ProxyProtocol(_) => endpoints.push(assigned.endpoint.clone()),
+                    Socket::Plain | Socket::ProxyProtocol(_) => endpoints.push(assigned.endpoint),
                 }
             }
-            cluster.localities.push(LocalityEndpoints { endpoints, ..locality.place.clone() });
+            cluster.localities.push(LocalityEndpoints { endpoints, ..locality.place });
         }
         cluster.skipped = Skipped { internal: assignment.internal, wrapped };
         cluster

@@ -3,6 +3,8 @@
 // Control planes still send what Envoy has deprecated.
 #![allow(deprecated)]
 
+use std::sync::Arc;
+
 use eastgate_proto::envoy::config::core::v3::HealthStatus;
 use eastgate_proto::envoy::config::endpoint::v3 as wire;
 
@@ -129,7 +131,12 @@ impl Reader<'_> {
         for (index, message) in message.lb_endpoints.iter().chain(listed).enumerate() {
             let at = format!("lb_endpoints[{index}]");
             match self.endpoint(message).map_err(|problem| problem.inside(&at))? {
-                Some(assigned) => {
+                Some(mut assigned) => {
+                    // The pods of a Deployment have one name for all, and a mesh has many of them.
+                    let before = locality.endpoints.last().map(|before| &before.endpoint.workload);
+                    if let Some(same) = before.filter(|before| **before == assigned.endpoint.workload) {
+                        assigned.endpoint.workload = Arc::clone(same);
+                    }
                     weights += u64::from(assigned.endpoint.weight);
                     locality.endpoints.push(assigned);
                 }

@@ -4,17 +4,22 @@ use std::time::Duration;
 
 use eastgate_config::bootstrap::xds::Address;
 use eastgate_config::xds::{Request, Response, Variant};
-use eastgate_proto::envoy::service::discovery::v3 as discovery;
+use eastgate_proto::bytes::Bytes;
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
-use tokio_stream::StreamExt;
 use tokio_stream::wrappers::ReceiverStream;
+use tokio_stream::{Stream, StreamExt};
+use tonic::client::Grpc;
+use tonic::codegen::http::uri::PathAndQuery;
 use tonic::transport::Channel;
 use tonic::{Code, Status, Streaming};
 
 use super::backoff::Order;
+use super::messages::{self, InPieces, Messages, Pieces};
 use super::transport::{self, Transport, with_causes};
-use discovery::aggregated_discovery_service_client::AggregatedDiscoveryServiceClient as Ads;
+
+const DELTA: &str = "/envoy.service.discovery.v3.AggregatedDiscoveryService/DeltaAggregatedResources";
+const SOTW: &str = "/envoy.service.discovery.v3.AggregatedDiscoveryService/StreamAggregatedResources";
 
 /// Requests that wait for the network.
 const QUEUE: usize = 8;
@@ -51,9 +56,18 @@ pub(super) enum End {
     /// It took the request and sent nothing.
     #[error("it has sent nothing for {0:?} (xds.response_timeout)")]
     Silent(Duration),
+    /// What it sent cannot be read.
+    #[error(transparent)]
+    Messages(#[from] messages::Error),
     /// It did not come to a stream.
     #[error(transparent)]
     Transport(#[from] transport::Error),
+}
+
+impl From<Status> for End {
+    fn from(status: Status) -> Self {
+        Self::Status(Box::new(status))
+    }
 }
 
 fn describe(status: &Status) -> String {
@@ -63,17 +77,11 @@ fn describe(status: &Status) -> String {
             "; look at xds.token_path and the token's audience, or give a client certificate"
         }
         Code::PermissionDenied => "; POD_NAMESPACE and SERVICE_ACCOUNT have to be those of the token",
-        _ if is_oversized(status) => "; raise xds.max_message_bytes",
         _ => "",
     };
     let cause = std::error::Error::source(status).map(with_causes).unwrap_or_default();
     let message = if status.message().is_empty() { &cause } else { status.message() };
     format!("{code:?}: {message}{hint}").replace('\n', " ")
-}
-
-/// Was a message larger than `xds.max_message_bytes`? The library says it in words only.
-fn is_oversized(status: &Status) -> bool {
-    status.code() == Code::OutOfRange && status.message().contains("length too large")
 }
 
 impl End {
@@ -83,7 +91,8 @@ impl End {
             Self::Closed => "closed",
             Self::Silent(_) => "silent",
             Self::Transport(error) => error.reason(),
-            Self::Status(status) if is_oversized(status) => "oversized",
+            Self::Messages(messages::Error::TooLarge(..)) => "oversized",
+            Self::Messages(_) => "broken",
             Self::Status(status) => match status.code() {
                 Code::Unavailable => "unavailable",
                 Code::ResourceExhausted => "resource_exhausted",
@@ -157,15 +166,12 @@ impl Planes {
         let opened = self.open(address, channel, requests);
         let mut responses = self.patiently(false, opened).await??;
         loop {
-            match self.patiently(answered.is_some(), responses.next()).await? {
-                Ok(Some(response)) => {
-                    answered.get_or_insert_with(Instant::now);
-                    if events.send(Event::Response(Box::new(response))).await.is_err() {
-                        return Ok(End::Closed);
-                    }
-                }
-                Ok(None) => return Ok(End::Closed),
-                Err(status) => return Err(End::Status(Box::new(status))),
+            let Some(response) = self.patiently(answered.is_some(), responses.next()).await?? else {
+                return Ok(End::Closed);
+            };
+            answered.get_or_insert_with(Instant::now);
+            if events.send(Event::Response(Box::new(response))).await.is_err() {
+                return Ok(End::Closed);
             }
         }
     }
@@ -176,31 +182,39 @@ impl Planes {
         channel: Channel,
         requests: mpsc::Receiver<Request>,
     ) -> Result<Responses, End> {
-        let mut client = Ads::new(channel).max_decoding_message_size(self.max_message_bytes);
         let requests = ReceiverStream::new(requests);
-        let opened = match self.variant {
+        let pieces = match self.variant {
             Variant::Delta => {
                 let requests = requests.filter_map(|request| match request {
                     Request::Delta(request) => Some(request),
                     Request::Sotw(_) => None,
                 });
-                let mut call = tonic::Request::new(requests);
-                self.transport.authenticate(address, &mut call).await?;
-                let opened = client.delta_aggregated_resources(call).await;
-                opened.map(|response| Responses::Delta(response.into_inner()))
+                self.call(address, channel, requests, DELTA).await?
             }
             Variant::Sotw => {
                 let requests = requests.filter_map(|request| match request {
                     Request::Sotw(request) => Some(request),
                     Request::Delta(_) => None,
                 });
-                let mut call = tonic::Request::new(requests);
-                self.transport.authenticate(address, &mut call).await?;
-                let opened = client.stream_aggregated_resources(call).await;
-                opened.map(|response| Responses::Sotw(response.into_inner()))
+                self.call(address, channel, requests, SOTW).await?
             }
         };
-        opened.map_err(|status| End::Status(Box::new(status)))
+        Ok(Responses { pieces, messages: Messages::new(self.max_message_bytes), variant: self.variant })
+    }
+
+    async fn call<Message: eastgate_proto::Message + 'static>(
+        &self,
+        address: &Address,
+        channel: Channel,
+        requests: impl Stream<Item = Message> + Send + 'static,
+        method: &'static str,
+    ) -> Result<Streaming<Bytes>, End> {
+        let mut call = tonic::Request::new(requests);
+        self.transport.authenticate(address, &mut call).await?;
+        let mut client = Grpc::new(Pieces(channel));
+        client.ready().await.map_err(transport::Error::Connect)?;
+        let opened = client.streaming(call, PathAndQuery::from_static(method), InPieces::default()).await;
+        opened.map(tonic::Response::into_inner).map_err(End::from)
     }
 
     /// Waits for it, but not for ever while the control plane owes an answer.
@@ -219,17 +233,28 @@ impl Planes {
 }
 
 /// The answers of either method.
-enum Responses {
-    Delta(Streaming<discovery::DeltaDiscoveryResponse>),
-    Sotw(Streaming<discovery::DiscoveryResponse>),
+struct Responses {
+    pieces: Streaming<Bytes>,
+    messages: Messages,
+    variant: Variant,
 }
 
 impl Responses {
-    async fn next(&mut self) -> Result<Option<Response>, Status> {
-        Ok(match self {
-            Self::Delta(stream) => stream.message().await?.map(Response::Delta),
-            Self::Sotw(stream) => stream.message().await?.map(Response::Sotw),
-        })
+    /// The next one, or none when the stream has ended in good order.
+    async fn next(&mut self) -> Result<Option<Response>, End> {
+        loop {
+            let response = match self.variant {
+                Variant::Delta => self.messages.next()?.map(Response::Delta),
+                Variant::Sotw => self.messages.next()?.map(Response::Sotw),
+            };
+            if response.is_some() {
+                return Ok(response);
+            }
+            match self.pieces.message().await? {
+                Some(piece) => self.messages.push(piece),
+                None => return self.messages.end().map(|()| None).map_err(End::from),
+            }
+        }
     }
 }
 
@@ -239,8 +264,8 @@ mod tests {
 
     #[test]
     fn an_end_has_a_word_and_a_hint() {
-        let end = |status| End::Status(Box::new(status));
-        let oversized = end(Status::out_of_range("Error, decoded message length too large: found 9 bytes"));
+        let end = |status| End::from(status);
+        let oversized = End::from(messages::Error::TooLarge(9, 8));
         assert_eq!(oversized.reason(), "oversized");
         assert!(oversized.to_string().contains("xds.max_message_bytes") && oversized.asks_for_a_pause());
         let refused = end(Status::unauthenticated("authentication failure"));

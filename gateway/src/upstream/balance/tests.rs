@@ -13,7 +13,7 @@ fn endpoint(port: u16, weight: u32, health: Health) -> Arc<Endpoint> {
         health,
         group: 0,
         locality: Arc::default(),
-        workload: String::new(),
+        workload: Arc::default(),
         stats: Arc::new(Stats::new(Instant::now())),
     })
 }

@@ -285,17 +285,17 @@ fn bare_bytes_never_reach_an_endpoint_that_is_to_be_spoken_to_in_tls() {
         },
     ];
     let assignment = assigned(&[&[("tlsMode", "istio")], &[]]);
-    let cluster = decoded(message).with_assignment(&assignment);
+    let cluster = decoded(message).with_assignment(assignment.clone());
     assert_eq!((cluster.endpoints().count(), cluster.skipped.wrapped), (1, 1));
     assert_eq!(cluster.endpoints().next().unwrap().address.to_string(), "10.0.0.2:80");
     // The cluster of a passthrough gateway has no socket, and takes both.
-    let cluster = decoded(eds_message("x", 1)).with_assignment(&assignment);
+    let cluster = decoded(eds_message("x", 1)).with_assignment(assignment.clone());
     assert_eq!((cluster.endpoints().count(), cluster.skipped.wrapped), (2, 0));
 
     let message = wire::Cluster { transport_socket: Some(tls()), ..eds_message("x", 1) };
     let (config, findings) = decode(message).unwrap();
     assert!(told(&findings.notices).starts_with("transport_socket: "));
-    assert_eq!(config.with_assignment(&assignment).skipped.wrapped, 2);
+    assert_eq!(config.with_assignment(assignment).skipped.wrapped, 2);
 }
 
 #[test]

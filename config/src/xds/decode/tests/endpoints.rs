@@ -57,7 +57,7 @@ fn everything_that_istiod_says_of_an_endpoint_is_kept() {
         (one.address.to_string(), one.weight, one.health),
         ("10.0.0.1:8080".into(), 3, Health::Draining)
     );
-    assert_eq!((one.workload.as_str(), one.hostname.as_str()), ("httpbin;bar;httpbin;v1;c1", "h"));
+    assert_eq!((&*one.workload, one.hostname.as_str()), ("httpbin;bar;httpbin;v1;c1", "h"));
     assert_eq!(one.additional_addresses, ["[fd00::1]:8080".parse().unwrap()]);
     assert_eq!(one.health_check_port, Some(9));
 }
