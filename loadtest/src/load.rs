@@ -15,7 +15,7 @@ mod tunnel;
 
 pub use exchange::{Plan, Verdict};
 pub use origin::LoadOrigin;
-pub use pace::Pace;
+pub use pace::{Pace, Wait};
 pub use tunnel::{PING, Target, Tunnel, verdict};
 
 /// How many bytes follow the hello before the scenario's own.

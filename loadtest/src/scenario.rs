@@ -10,7 +10,7 @@ use std::time::Duration;
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
-use crate::load::{Pace, Target};
+use crate::load::{Pace, Target, Wait};
 use crate::process;
 use crate::stats::{Meter, Outcome, Tally};
 
@@ -78,6 +78,8 @@ pub struct Options {
     pub length: Duration,
     /// Operations a second (open loop), or as many as there can be.
     pub rate: Option<f64>,
+    /// How the time between them is spent.
+    pub wait: Wait,
     /// The process of the gateway, to be measured.
     pub proxy: Option<u32>,
     /// Whether the origin is in this process too, and takes a descriptor for each tunnel.
@@ -89,7 +91,15 @@ pub struct Options {
 impl Options {
     /// A closed loop against a gateway, with an origin in this process.
     pub fn new(target: Target, length: Duration) -> Self {
-        Self { target, length, rate: None, proxy: None, own_origin: true, tally: Arc::default() }
+        Self {
+            target,
+            length,
+            rate: None,
+            wait: Wait::default(),
+            proxy: None,
+            own_origin: true,
+            tally: Arc::default(),
+        }
     }
 
     /// Refuses what the descriptors of this process and of the proxy do not allow; the alternative is a proxy that
@@ -121,7 +131,7 @@ impl Options {
     {
         self.tally.reset();
         let meter = Meter::start(self.proxy)?;
-        let pace = Arc::new(Pace::new(self.length, self.rate));
+        let pace = Arc::new(Pace::new(self.length, self.rate, self.wait));
         let mut running: JoinSet<()> =
             std::iter::repeat_with(|| Arc::clone(&pace)).take(workers).map(worker).collect();
         let late = pace.run().await;

@@ -8,6 +8,7 @@ mod latency;
 #[path = "../../benches/xds_scale/mesh.rs"]
 mod mesh;
 mod plane;
+mod sink;
 
 use std::path::Path;
 use std::time::{Duration, Instant};

@@ -1,4 +1,4 @@
-//! A control plane that gives one gateway the mesh, and then as many endpoint updates as it is told to.
+//! A control plane that gives the mesh to a gateway, and then endpoint updates to whom it is told to.
 
 use std::io::{self, BufRead, Write};
 use std::pin::Pin;
@@ -24,16 +24,16 @@ use discovery::{DeltaDiscoveryRequest, DeltaDiscoveryResponse};
 use crate::RATE;
 use crate::mesh::Mesh;
 
-/// Said on its standard input: begin with updates, or end with them.
-pub(crate) const UPDATES: &str = "updates";
-pub(crate) const QUIET: &str = "quiet";
+/// Said on its standard input: who gets updates from now on.
+pub(crate) const GATEWAY: &str = "gateway";
+pub(crate) const SINK: &str = "sink";
 
 /// Serves until standard input ends; says on standard output where.
 pub(crate) fn run(mesh: Mesh) -> anyhow::Result<()> {
-    let (sender, updating) = watch::channel(false);
+    let (sender, updated) = watch::channel(String::new());
     std::thread::spawn(move || {
         for line in io::stdin().lock().lines().map_while(Result::ok) {
-            sender.send_replace(line == UPDATES);
+            sender.send_replace(line);
         }
         std::process::exit(0);
     });
@@ -41,7 +41,7 @@ pub(crate) fn run(mesh: Mesh) -> anyhow::Result<()> {
     runtime.block_on(async {
         let socket = TcpListener::bind("127.0.0.1:0").await?;
         let address = socket.local_addr()?;
-        let plane = Plane::new(mesh, updating)?;
+        let plane = Plane::new(mesh, updated)?;
         writeln!(io::stdout(), "{address}")?;
         let service = ads::AggregatedDiscoveryServiceServer::new(plane);
         let server = Server::builder().add_service(service);
@@ -53,18 +53,18 @@ pub(crate) fn run(mesh: Mesh) -> anyhow::Result<()> {
 struct Plane {
     first: Arc<[DeltaDiscoveryResponse]>,
     updates: Arc<[DeltaDiscoveryResponse]>,
-    updating: watch::Receiver<bool>,
+    updated: watch::Receiver<String>,
 }
 
 impl Plane {
     /// Everything is made beforehand, so that it costs little to send.
-    fn new(mesh: Mesh, updating: watch::Receiver<bool>) -> anyhow::Result<Self> {
+    fn new(mesh: Mesh, updated: watch::Receiver<String>) -> anyhow::Result<Self> {
         let read = |bytes: Vec<u8>| DeltaDiscoveryResponse::decode(bytes.as_slice());
         let first = mesh.pushes().into_iter().map(read).collect::<Result<_, _>>()?;
         // Two rounds through the mesh, so that the update of a cluster always differs from the one before it.
         let update = |turn| read(mesh.update(turn * 7 % mesh.clusters, 1 + turn / mesh.clusters));
         let updates = (0..2 * mesh.clusters).map(update).collect::<Result<_, _>>()?;
-        Ok(Self { first, updates, updating })
+        Ok(Self { first, updates, updated })
     }
 
     async fn converse(
@@ -76,12 +76,13 @@ impl Plane {
         let mut tick = interval(Duration::from_secs(1) / RATE);
         tick.set_missed_tick_behavior(MissedTickBehavior::Burst);
         let mut served = Vec::new();
+        let mut who = GATEWAY;
         loop {
-            let updating = *self.updating.borrow_and_update();
+            let updating = *self.updated.borrow_and_update() == who;
             let answer = tokio::select! {
                 _ = answers.closed() => return,
-                // What was not sent while it was quiet is not owed.
-                changed = self.updating.changed() => match changed {
+                // What was not sent while it was another's turn is not owed.
+                changed = self.updated.changed() => match changed {
                     Ok(()) => { tick.reset(); None }
                     Err(_) => return,
                 },
@@ -91,10 +92,13 @@ impl Plane {
                     if let Some(error) = request.error_detail {
                         eprintln!("the gateway refuses: {}", error.message);
                     }
+                    if request.node.is_some_and(|node| node.id == SINK) {
+                        who = SINK;
+                    }
                     let url = request.type_url;
                     let position = [CLUSTER, ENDPOINTS, LISTENER].iter().position(|known| *known == url);
                     // The first request of a type asks for all of it; later ones only answer.
-                    let new = position.filter(|position| !served.contains(position));
+                    let new = position.filter(|position| who == GATEWAY && !served.contains(position));
                     served.extend(new);
                     new.and_then(|position| self.first.get(position))
                 }

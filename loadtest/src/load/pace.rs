@@ -4,12 +4,23 @@
 //! omission). On a schedule an operation's latency counts from when it should have begun, whoever was late.
 
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use tokio::sync::Semaphore;
 
-/// Timers of tokio are this coarse; what is left is waited for by yielding.
+/// Timers of tokio are this coarse; what is left is waited for by other means.
 const TIMER: Duration = Duration::from_millis(2);
+
+/// How the last part of a wait is spent.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Wait {
+    /// By asking for the time over and over: the most exact, on a core of the load's own.
+    #[default]
+    Awake,
+    /// Asleep, on a thread beside: some tens of microseconds late, on a core that others need as well.
+    Asleep,
+}
 
 /// A start, an end, and a rate, if there is one. Workers share it.
 #[derive(Debug)]
@@ -17,16 +28,17 @@ pub struct Pace {
     start: Instant,
     end: Instant,
     rate: Option<f64>,
+    wait: Wait,
     due: Semaphore,
     begun: AtomicU64,
 }
 
 impl Pace {
     /// Begins now, with `rate` operations a second or as many as there can be.
-    pub fn new(length: Duration, rate: Option<f64>) -> Self {
+    pub fn new(length: Duration, rate: Option<f64>, wait: Wait) -> Self {
         let start = Instant::now();
         let rate = rate.filter(|rate| *rate > 0.0);
-        Self { start, end: start + length, rate, due: Semaphore::new(0), begun: AtomicU64::new(0) }
+        Self { start, end: start + length, rate, wait, due: Semaphore::new(0), begun: AtomicU64::new(0) }
     }
 
     /// When it ends.
@@ -61,25 +73,31 @@ impl Pace {
             if next >= self.end {
                 break;
             }
-            wait_until(next).await;
+            self.wait.until(next).await;
             let due = 1 + (self.start.elapsed().as_secs_f64() * rate) as u64;
             let last = (self.end - self.start).as_secs_f64() * rate;
             let due = due.min(last.ceil() as u64).max(handed + 1);
             self.due.add_permits(usize::try_from(due - handed).unwrap_or(usize::MAX));
             handed = due;
         }
-        wait_until(self.end).await;
+        self.wait.until(self.end).await;
         self.due.close();
         (self.begun.load(Ordering::Relaxed)..handed).map(|number| self.scheduled(number, rate)).collect()
     }
 }
 
-async fn wait_until(instant: Instant) {
-    if let Some(early) = instant.checked_sub(TIMER).filter(|early| *early > Instant::now()) {
-        tokio::time::sleep_until(early.into()).await;
-    }
-    while Instant::now() < instant {
-        tokio::task::yield_now().await;
+impl Wait {
+    async fn until(self, instant: Instant) {
+        if let Some(early) = instant.checked_sub(TIMER).filter(|early| *early > Instant::now()) {
+            tokio::time::sleep_until(early.into()).await;
+        }
+        while let Some(left) = instant.checked_duration_since(Instant::now()).filter(|left| !left.is_zero()) {
+            match self {
+                Self::Awake => tokio::task::yield_now().await,
+                // A thread's sleep ends when it should, to the kernel's timer slack. It cannot fail.
+                Self::Asleep => _ = tokio::task::spawn_blocking(move || thread::sleep(left)).await,
+            }
+        }
     }
 }
 
@@ -89,7 +107,13 @@ mod tests {
 
     #[tokio::test]
     async fn a_schedule_hands_out_each_operation_or_returns_it() {
-        let pace = Pace::new(Duration::from_millis(50), Some(1000.0));
+        for wait in [Wait::Awake, Wait::Asleep] {
+            hands_out_or_returns(wait).await;
+        }
+    }
+
+    async fn hands_out_or_returns(wait: Wait) {
+        let pace = Pace::new(Duration::from_millis(50), Some(1000.0), wait);
         let worker = async {
             let mut begun = Vec::new();
             // Stops in the middle, as a worker does that is stuck in its operation.
@@ -108,7 +132,7 @@ mod tests {
 
     #[tokio::test]
     async fn without_a_rate_the_next_begins_at_once_until_the_end() {
-        let pace = Pace::new(Duration::from_millis(20), None);
+        let pace = Pace::new(Duration::from_millis(20), None, Wait::Awake);
         assert!(pace.next().await.is_some());
         assert!(pace.run().await.is_empty());
         assert!(pace.next().await.is_none());

@@ -1,0 +1,170 @@
+//! Many short rounds, so that what else the machine does meets both sides, and what they come to together.
+
+use std::io::Write;
+use std::net::SocketAddr;
+use std::process::ChildStdin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::Duration;
+
+use anyhow::Context;
+use eastgate_loadtest::scenario::{Options, mixed};
+use eastgate_loadtest::stats::{Latencies, latencies, micros};
+
+use super::{CONNECTIONS, get};
+use crate::{RATE, plane};
+
+/// How long connections through the gateway are made in one round of one side.
+pub(super) const LENGTH: Duration = Duration::from_secs(3);
+/// How long they are then made without it.
+pub(super) const BARE: Duration = Duration::from_millis(1500);
+/// How long a change of the control plane's mind is given.
+const SETTLE: Duration = Duration::from_millis(300);
+const ROUNDS: usize = 20;
+/// How many connections may wait for an answer at once.
+const CONCURRENCY: usize = 64;
+/// How often the rounds are drawn anew to see what chance makes of the difference.
+const DRAWS: usize = 400;
+
+/// What is measured, and who is asked about it.
+pub(super) struct Rounds {
+    pub(super) through: Options,
+    /// The same load straight at the origin: what is different there is not the gateway's.
+    pub(super) bare: Options,
+    pub(super) admin: SocketAddr,
+    /// How many updates went where they are not used.
+    pub(super) thrown_away: Arc<AtomicU64>,
+    /// The control plane's ear.
+    pub(super) tell: ChildStdin,
+}
+
+/// Who gets the updates, and what the rounds were in which it did.
+struct Side {
+    who: &'static str,
+    through: Vec<Latencies>,
+    bare: Vec<Latencies>,
+    shares: Vec<f64>,
+}
+
+impl Rounds {
+    pub(super) async fn run(mut self) -> anyhow::Result<()> {
+        println!(
+            "{CONNECTIONS} connections/s from when each is due, {ROUNDS} rounds of {LENGTH:?}; {RATE} EDS updates/s in turn \
+             to a client that throws them away (quiet) and to the gateway (busy)"
+        );
+        let side = |who| Side { who, through: Vec::new(), bare: Vec::new(), shares: Vec::new() };
+        let (mut quiet, mut busy) = (side(plane::SINK), side(plane::GATEWAY));
+        for round in 0..ROUNDS {
+            // Each goes first as often as the other, so that what gets slower or faster by itself cancels out.
+            let mut pair = [&mut quiet, &mut busy];
+            if round % 2 == 1 {
+                pair.reverse();
+            }
+            for side in pair {
+                self.measure(side).await?;
+            }
+        }
+        summary(&quiet, &busy);
+        Ok(())
+    }
+
+    async fn measure(&mut self, side: &mut Side) -> anyhow::Result<()> {
+        writeln!(self.tell, "{}", side.who)?;
+        // What was under way is not what is asked about.
+        mixed(&Options { length: SETTLE, ..self.through.clone() }, CONCURRENCY, 1.0).await?;
+        let before = self.updates()?;
+        let outcome = mixed(&self.through, CONCURRENCY, 1.0).await?;
+        let after = self.updates()?;
+        let seconds = outcome.cost.elapsed.as_secs_f64();
+        let rates = [0, 1].map(|at: usize| (after[at] - before[at]) / seconds);
+        let share = outcome.cost.proxy_cpu.unwrap_or_default().as_secs_f64() / seconds * 100.0;
+        for (reason, count) in &outcome.counts.failures {
+            println!("  {count} connections failed: {reason}");
+        }
+        let bare = mixed(&self.bare, CONCURRENCY, 1.0).await?.counts.latencies;
+        let found = outcome.counts.latencies;
+        println!(
+            "  {:<7} p50 {:>5.0} µs  p99 {:>5.0} µs; without the gateway {:>5.0} and {:>5.0}; {:>4.0}+{:>4.0} updates/s, \
+             gateway {share:>4.1} % of its core, load {:.1} %",
+            side.who,
+            micros(&found, 50.0),
+            micros(&found, 99.0),
+            micros(&bare, 50.0),
+            micros(&bare, 99.0),
+            rates[0],
+            rates[1],
+            outcome.cost.own_cpu.as_secs_f64() / seconds * 100.0,
+        );
+        side.through.push(found);
+        side.bare.push(bare);
+        side.shares.push(share);
+        Ok(())
+    }
+
+    /// How many the gateway has taken, and how many were thrown away.
+    fn updates(&self) -> anyhow::Result<[f64; 2]> {
+        let metrics = get(self.admin, "/stats/prometheus")?;
+        let line = metrics.lines().find(|line| line.contains("xds_pushes_total{type=\"endpoints\"}"));
+        let value =
+            line.and_then(|line| line.rsplit(' ').next()).context("no count of pushes in the metrics")?;
+        Ok([value.parse()?, self.thrown_away.load(Relaxed) as f64])
+    }
+}
+
+fn summary(quiet: &Side, busy: &Side) {
+    for (what, quiet, busy) in
+        [("connections", &quiet.through, &busy.through), ("without gateway", &quiet.bare, &busy.bare)]
+    {
+        for percentile in [50.0, 99.0] {
+            let (from, to) = chance(quiet, busy, percentile);
+            println!(
+                "{what:<15} p{percentile}: {} quiet, {} busy: {:+.1} % ({from:+.1} to {to:+.1} %)",
+                spread(quiet, percentile),
+                spread(busy, percentile),
+                difference(quiet.iter().zip(busy), percentile),
+            );
+        }
+    }
+    println!(
+        "the first of them is all rounds together, and behind it are the quartiles of the rounds' own; the last is what \
+         95 of 100 other draws from the same rounds come to (target for p99: under +10 %)"
+    );
+    let mean = |of: &[f64]| of.iter().sum::<f64>() / of.len().max(1) as f64;
+    println!(
+        "updates cost    {:.1} % of a core in the running gateway (target: under 30 %)",
+        mean(&busy.shares) - mean(&quiet.shares)
+    );
+}
+
+/// By how many percent the percentile of all the busy rounds is above that of all the quiet ones.
+fn difference<'a>(rounds: impl Iterator<Item = (&'a Latencies, &'a Latencies)>, percentile: f64) -> f64 {
+    let (mut quiet, mut busy) = (latencies(), latencies());
+    for (one, other) in rounds {
+        // They grow to whatever is added.
+        let _ = quiet.add(one).and(busy.add(other));
+    }
+    (micros(&busy, percentile) / micros(&quiet, percentile) - 1.0) * 100.0
+}
+
+/// Between what the difference is for 95 of 100 draws (with putting back) of as many pairs of rounds.
+fn chance(quiet: &[Latencies], busy: &[Latencies], percentile: f64) -> (f64, f64) {
+    let mut random = fastrand::Rng::with_seed(1);
+    let mut draw = || {
+        let drawn = std::iter::repeat_with(|| random.usize(..quiet.len())).take(quiet.len());
+        let pairs: Vec<_> = drawn.map(|at| (&quiet[at], &busy[at])).collect();
+        difference(pairs.into_iter(), percentile)
+    };
+    let mut differences: Vec<f64> = (0..DRAWS).map(|_| draw()).collect();
+    differences.sort_by(f64::total_cmp);
+    (differences[DRAWS / 40], differences[DRAWS - 1 - DRAWS / 40])
+}
+
+/// The percentile of all rounds, and the quartiles of that of each.
+fn spread(rounds: &[Latencies], percentile: f64) -> String {
+    let mut all = latencies();
+    rounds.iter().for_each(|round| _ = all.add(round));
+    let mut each: Vec<f64> = rounds.iter().map(|round| micros(round, percentile)).collect();
+    each.sort_by(f64::total_cmp);
+    let at = |part: usize| each[(each.len() - 1) * part / 4];
+    format!("{:.0} µs ({:.0}, {:.0}, {:.0})", micros(&all, percentile), at(1), at(2), at(3))
+}
