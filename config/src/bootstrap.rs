@@ -175,11 +175,15 @@ pub struct Upstream {
     #[serde(with = "duration::text")]
     pub connect_timeout: Duration,
     pub connect_attempts: u32,
+    #[serde(with = "duration::text")]
+    pub answer_timeout: Duration,
 }
 
 impl Default for Upstream {
     fn default() -> Self {
-        Self { connect_timeout: DEFAULT_CONNECT_TIMEOUT, connect_attempts: 3 }
+        // Three silent endpoints in a row take less than the 10 s that a sidecar of Istio has for the whole handshake.
+        let answer_timeout = Duration::from_secs(3);
+        Self { connect_timeout: DEFAULT_CONNECT_TIMEOUT, connect_attempts: 3, answer_timeout }
     }
 }
 

@@ -17,17 +17,19 @@ use crate::inspect::{self, Begun};
 use crate::listener::Listener;
 use crate::open::{self, Ask};
 use crate::proxy_protocol;
-use crate::relay::{self, Meter, Patience};
+use crate::relay::{self, Handed, Meter, Patience};
 use crate::table::Routed;
 use crate::upstream::balance::hashing;
 use crate::upstream::endpoint::Endpoint;
-use crate::upstream::{self, Cluster, Upstream};
+use crate::upstream::{self, Attempts, Cluster, Upstream};
 
 mod error;
 mod originate;
+mod replay;
 mod terminate;
 
 pub use error::{Error, Fault};
+use replay::replay;
 
 /// How long a refused client may go on sending before it is cut.
 const LINGER: Duration = Duration::from_secs(1);
@@ -63,11 +65,11 @@ async fn forward(
         Ok(tunnel) => tunnel,
         Err((record, error)) => return (record, Err(error)),
     };
-    let Tunnel { open, first, patience, _counted } = tunnel;
+    let Tunnel { open, handed, patience, _counted } = tunnel;
     let stats = &open.cluster.stats;
     let meter = Meter::new(&open.moved, (&stats.to_upstream, &stats.to_client));
     let timer = pin!(patience.timer());
-    let relay = relay::run((client, &open.upstream.stream), first, &meter, &patience, timer);
+    let relay = relay::run((client, &open.upstream.stream), handed, &meter, &patience, timer);
     let result = tokio::select! {
         biased;
         result = relay => result.map_err(Error::from),
@@ -87,7 +89,7 @@ async fn forward(
 /// All that a connection needs from here on. What only finding the way took is gone by then.
 struct Tunnel {
     open: open::Entered,
-    first: Vec<u8>,
+    handed: Handed,
     patience: Patience,
     _counted: Option<Pass>,
 }
@@ -100,9 +102,9 @@ async fn enter(
     let mut record = listener.access_log.begin(&listener.name, client_addr);
     match open(client, listener, &mut record).await {
         Err(error) => Err((record, error)),
-        Ok(Opened { upstream, cluster, first, patience, _counted }) => {
+        Ok(Opened { upstream, cluster, handed, patience, _counted }) => {
             let open = open::enter(record, upstream, cluster).await;
-            Ok(Tunnel { open, first, patience, _counted })
+            Ok(Tunnel { open, handed, patience, _counted })
         }
     }
 }
@@ -111,7 +113,7 @@ async fn enter(
 struct Opened {
     upstream: Upstream,
     cluster: Arc<Cluster>,
-    first: Vec<u8>,
+    handed: Handed,
     patience: Patience,
     _counted: Option<Pass>,
 }
@@ -130,11 +132,20 @@ async fn open(
     note_route(record, &routed, listener);
     let _counted = within_limits(&routed, listener).await?;
 
-    let upstream = connect(client, &routed, ends.remote, listener, record).await?;
+    let mut attempts = attempts(&routed, ends.remote, listener);
+    let upstream = connect(client, &routed, &mut attempts, record).await?;
     listener.downstream.connect_seconds().observe(record.age());
+    let may_replay = hello.is_some_and(|hello| !hello.early_data() && hello.consumed() == raw.len());
     let first = announced(raw, &routed, ends);
+    let (mut upstream, handed) = match may_replay {
+        true => {
+            replay(client, upstream, first, (&routed, &mut attempts), (&listener.upstream, record)).await?
+        }
+        false => (upstream, Handed { to_upstream: first, ..Handed::default() }),
+    };
     let patience = listener.patience(&routed);
-    Ok(Opened { upstream, cluster: routed.cluster, first, patience, _counted })
+    upstream.hold(attempts);
+    Ok(Opened { upstream, cluster: routed.cluster, handed, patience, _counted })
 }
 
 /// Reads what the connection begins with, as one of a limited number of clients that are not past that.
@@ -175,18 +186,21 @@ async fn within_limits(routed: &Routed, listener: &Listener) -> Result<Option<Pa
     }
 }
 
+/// The endpoints that a connection from there may try.
+fn attempts(routed: &Routed, remote: SocketAddr, listener: &Listener) -> Attempts {
+    let limit = routed.connect_attempts.unwrap_or(listener.upstream.connect_attempts);
+    Attempts::new(limit, routed.hash_policy.map(|HashPolicy::SourceIp| hashing::key(remote)))
+}
+
 /// Connects to an endpoint while watching the client: nobody waits for a client that has reset the connection. One
 /// that has only finished sending still gets its answer.
 async fn connect(
     client: &TcpStream,
     routed: &Routed,
-    remote: SocketAddr,
-    listener: &Listener,
+    attempts: &mut Attempts,
     record: &mut access_log::Open,
 ) -> Result<Upstream, Error> {
-    let attempts = routed.connect_attempts.unwrap_or(listener.connect_attempts);
-    let key = routed.hash_policy.map(|HashPolicy::SourceIp| hashing::key(remote));
-    let connecting = upstream::connect(&routed.cluster, attempts, key, &mut record.attempts);
+    let connecting = upstream::connect(&routed.cluster, attempts, &mut record.attempts);
     let result = tokio::select! {
         result = connecting => result,
         _ = relay::reset(client) => return Err(Error::ClientLeft),

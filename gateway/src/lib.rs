@@ -14,6 +14,7 @@ pub mod upstream;
 
 pub mod proxy_protocol;
 pub mod relay;
+pub mod server_hello;
 pub mod tls;
 
 pub mod publish;

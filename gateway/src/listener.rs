@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
-use eastgate_config::bootstrap::Settings;
+use eastgate_config::bootstrap::{self, Settings};
 use eastgate_config::cluster::Keepalive;
 use eastgate_config::listener::{Ends, Role};
 
@@ -22,8 +22,8 @@ use crate::tls::{Clients, Mesh};
 pub struct Listener {
     /// Its name in the table.
     pub name: Arc<str>,
-    /// Endpoints to try for one connection.
-    pub connect_attempts: u32,
+    /// How endpoints are reached.
+    pub upstream: bootstrap::Upstream,
     /// For sockets to endpoints, where their cluster does not say.
     keepalive: Keepalive,
     /// Where connections are recorded.
@@ -72,7 +72,7 @@ impl Listener {
         let settings = &shared.settings;
         Self {
             name: name.into(),
-            connect_attempts: settings.upstream.connect_attempts,
+            upstream: settings.upstream.clone(),
             keepalive: settings.relay.keepalive,
             access_log: shared.access_log.clone(),
             metrics: shared.metrics.listener(name),

@@ -132,6 +132,18 @@ impl Drop for Meter<'_> {
     }
 }
 
+/// What was read before the relay took over and is still to be written, and how much is written already.
+#[derive(Default)]
+#[allow(missing_debug_implementations, reason = "bytes that are on their way are not for a log")]
+pub struct Handed {
+    /// For the endpoint, such as the ClientHello.
+    pub to_upstream: Vec<u8>,
+    /// For the client.
+    pub to_client: Vec<u8>,
+    /// Bytes written to the endpoint and to the client.
+    pub moved: (u64, u64),
+}
+
 /// The two sockets of a connection, and the count of what moves between them.
 #[derive(Clone, Copy)]
 struct Between<'a> {
@@ -161,14 +173,13 @@ impl<'a> Between<'a> {
 }
 
 /// Relays between a client and an endpoint until both directions have ended, one side broke, or patience is at its end.
-/// The endpoint gets `first` before anything else: what was read before the relay took over, such as the ClientHello.
-/// The timer is [`Patience::timer`].
+/// Before anything else, both get what was read before the relay took over. The timer is [`Patience::timer`].
 ///
 /// The future gives an error where the connection did not end by a FIN from each side. After [`Error::Broken`] the other
 /// side's socket is set to be reset when it is closed.
 pub fn run<'a>(
     (client, upstream): (&'a TcpStream, &'a TcpStream),
-    first: Vec<u8>,
+    handed: Handed,
     meter: &'a Meter<'a>,
     patience: &'a Patience,
     timer: Pin<&'a mut Sleep>,
@@ -182,7 +193,12 @@ pub fn run<'a>(
         unread: None,
         watch: Watch::new(patience, timer),
     };
-    if let Err(pump::Error::Read(error) | pump::Error::Write(error)) = relay.up.begin(between, first) {
+    meter.to_upstream.set(handed.moved.0);
+    meter.to_client.set(handed.moved.1);
+    let begun = [relay.up.begin(between, handed.to_upstream), relay.down.begin(between, handed.to_client)];
+    if let Some(pump::Error::Read(error) | pump::Error::Write(error)) =
+        begun.into_iter().find_map(Result::err)
+    {
         relay.failed = Some(error);
     }
     relay

@@ -11,6 +11,7 @@ const ROWS: &[&[&str]] = &[
         "client_hello",
         "control_plane",
         "relay",
+        "server_hello",
         "proxy_protocol",
         "metrics",
         "drain",

@@ -125,6 +125,10 @@ pub const KEYS: &[Key] = &[
     ),
     key("upstream.connect_timeout", "for one attempt, where no DestinationRule says"),
     key("upstream.connect_attempts", "endpoints to try before the client is refused"),
+    key(
+        "upstream.answer_timeout",
+        "an endpoint that has not begun to answer the ClientHello for this long is left for another; 0: never",
+    ),
     key("relay.idle_timeout", "close a connection that is silent in both directions for this long"),
     key("relay.keepalive.time", "silence before the first TCP keepalive probe, on both sides"),
     key("relay.keepalive.interval", "between keepalive probes"),

@@ -12,6 +12,7 @@ use prometheus::proto::{MetricFamily, MetricType};
 use crate::metrics::family::{family, sample};
 use crate::table::Table;
 use crate::upstream::cluster::{Cluster, Stats};
+use crate::upstream::health::Outcome;
 
 /// A second label, where the family has one, and the value.
 type Sample = (Option<(&'static str, &'static str)>, u64);
@@ -55,6 +56,15 @@ const FAMILIES: &[Family] = &[
                 ("overflow", overflow),
             ];
             reasons.map(|(reason, count)| (Some(("reason", reason)), count.load(Relaxed))).into()
+        },
+    },
+    Family {
+        name: "upstream_hellos_total",
+        help: "ClientHellos sent, by what the endpoint did first",
+        kind: MetricType::COUNTER,
+        values: |cluster| {
+            let kinds = Outcome::KINDS.into_iter().zip(&cluster.stats.hellos);
+            kinds.map(|(kind, count)| (Some(("outcome", kind)), count.load(Relaxed))).collect()
         },
     },
     Family {

@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 use super::{Format, Sight};
 use crate::upstream::Cluster;
 use crate::upstream::endpoint::Endpoint;
+use crate::upstream::health::Outcome;
 
 pub(super) async fn all(State(sight): State<Sight>, Query(format): Query<Format>) -> Response {
     let table = sight.table.load_full();
@@ -40,10 +41,20 @@ fn cluster_json(cluster: &Arc<Cluster>) -> Value {
         "timed_out": stats.timed_out.load(Relaxed),
         "no_endpoint": stats.no_endpoint.load(Relaxed),
         "overflow": stats.overflow.load(Relaxed),
+        "hellos": hellos(stats.hellos.each_ref().map(|count| count.load(Relaxed))),
         "to_upstream_bytes": stats.to_upstream.load(Relaxed),
         "to_client_bytes": stats.to_client.load(Relaxed),
         "endpoints": cluster.endpoints.iter().map(|endpoint| endpoint_json(endpoint)).collect::<Vec<_>>(),
     })
+}
+
+/// ClientHellos by what became of them.
+fn hellos(counts: [u64; Outcome::KINDS.len()]) -> Value {
+    Outcome::KINDS
+        .into_iter()
+        .zip(counts)
+        .map(|(kind, count)| (kind.to_owned(), Value::from(count)))
+        .collect()
 }
 
 fn endpoint_json(endpoint: &Endpoint) -> Value {
@@ -57,6 +68,7 @@ fn endpoint_json(endpoint: &Endpoint) -> Value {
         "connected": endpoint.stats.connected(),
         "refused": endpoint.stats.refused(),
         "timed_out": endpoint.stats.timed_out(),
+        "hellos": hellos(endpoint.stats.health.hellos()),
     })
 }
 

@@ -81,7 +81,7 @@ impl Error {
             Self::Route(_) => "NR",
             Self::Upstream(upstream::Error::NoEndpoint(_)) => "UH",
             Self::Upstream(upstream::Error::Overflow { .. }) => "UO",
-            Self::Upstream(upstream::Error::Connect { .. }) => "UF",
+            Self::Upstream(upstream::Error::Connect { .. } | upstream::Error::NoOther(_)) => "UF",
             Self::Tls(tls::Error::Stranger { side: Side::Client, .. }) => "UAEX",
             Self::Tls(
                 tls::Error::Handshake { side: Side::Client, .. }

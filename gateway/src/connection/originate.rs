@@ -9,13 +9,14 @@ use socket2::SockRef;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-use super::{Error, connect, cut, ends, inspect, note_route, within_limits};
+use super::{Error, attempts, connect, cut, ends, inspect, note_route, within_limits};
 use crate::access_log;
 use crate::listener::Listener;
-use crate::relay::{self, Meter, Moved, Side};
+use crate::relay::{self, Handed, Meter, Moved, Side};
 use crate::table::Routed;
 use crate::tls;
 use crate::tls::relay::Sockets;
+use crate::upstream;
 
 /// Serves one connection until both halves have closed.
 pub(super) async fn serve(client: &TcpStream, client_addr: SocketAddr, listener: &Listener) {
@@ -45,11 +46,13 @@ async fn forward(
     let result = match &routed.cluster.config.tls {
         // Endpoints that take plain TCP: of several services behind one port, each may be another way.
         None => {
-            let upstream = connect(client, &routed, ends.remote, listener, record).await?;
+            let mut attempts = attempts(&routed, ends.remote, listener);
+            let upstream = connect(client, &routed, &mut attempts, record).await?;
             let sockets = (client, &upstream.stream);
+            let handed = Handed { to_upstream: begun.raw, ..Handed::default() };
             let patience = listener.patience(&routed);
             let timer = pin!(patience.timer());
-            let result = relay::run(sockets, begun.raw, &meter, &patience, timer).await;
+            let result = relay::run(sockets, handed, &meter, &patience, timer).await;
             record.engine = meter.engine();
             result
         }
@@ -73,9 +76,16 @@ async fn secured(
     let connect_timeout = routed.cluster.config.connect_timeout;
     let known = timeout(connect_timeout, listener.clients.of(spoken)).await;
     let how = known.unwrap_or(Err(tls::Error::TimedOut(Side::Upstream)))?;
-    let attempts = routed.connect_attempts.unwrap_or(listener.connect_attempts);
+    let mut attempts = attempts(routed, record.client_addr, listener);
+    let mut refused = None;
     loop {
-        let upstream = connect(client, routed, record.client_addr, listener, record).await?;
+        let upstream = match connect(client, routed, &mut attempts, record).await {
+            Ok(upstream) => upstream,
+            Err(Error::Upstream(upstream::Error::NoOther(_))) if let Some(error) = refused => {
+                return Err(error);
+            }
+            Err(error) => return Err(error),
+        };
         let shaking = timeout(connect_timeout, how.connect(&upstream.stream, &listener.mesh));
         let shaken = tokio::select! {
             shaken = shaking => shaken.unwrap_or(Err(tls::Error::TimedOut(Side::Upstream))),
@@ -85,10 +95,11 @@ async fn secured(
             Ok(done) => done,
             Err(error) => {
                 listener.tls.upstream_refused.inc();
-                if error.may_pass() && record.attempts < attempts {
-                    continue;
+                if !error.may_pass() {
+                    return Err(error.into());
                 }
-                return Err(error.into());
+                refused = Some(error.into());
+                continue;
             }
         };
         listener.tls.upstream_accepted.inc();

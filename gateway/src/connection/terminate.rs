@@ -8,7 +8,7 @@ use tokio::time::timeout_at;
 use tokio_rustls::server::TlsStream;
 
 use super::originate::intended;
-use super::{Error, connect, cut, ends, note_route, within_limits};
+use super::{Error, attempts, connect, cut, ends, note_route, within_limits};
 use crate::access_log;
 use crate::inspect;
 use crate::listener::Listener;
@@ -37,7 +37,8 @@ async fn forward(
 ) -> Result<(), Error> {
     let (routed, mut session) = secured(client, listener, record).await?;
     let _counted = within_limits(&routed, listener).await?;
-    let upstream = connect(client, &routed, record.client_addr, listener, record).await?;
+    let mut attempts = attempts(&routed, record.client_addr, listener);
+    let upstream = connect(client, &routed, &mut attempts, record).await?;
     record.engine = "tls";
     let stats = &routed.cluster.stats;
     let moved = Moved::default();

@@ -61,7 +61,7 @@ fn relay_between(
             let moved = Moved::default();
             let meter = Meter::new(&moved, totals);
             let timer = std::pin::pin!(patience.timer());
-            let result = run((&inner[0], &inner[1]), Vec::new(), &meter, &patience, timer).await;
+            let result = run((&inner[0], &inner[1]), Handed::default(), &meter, &patience, timer).await;
             let engine = meter.engine();
             let counted = (meter.to_upstream.get(), meter.to_client.get());
             drop(meter);

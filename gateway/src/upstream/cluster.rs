@@ -14,7 +14,7 @@ use eastgate_config::locality::Locality;
 
 use super::balance::Balancer;
 use super::endpoint::{self, Endpoint};
-use super::health::Alarm;
+use super::health::{Alarm, Outcome};
 
 /// A cluster that the data path connects through.
 #[derive(Debug)]
@@ -45,6 +45,8 @@ pub struct Stats {
     pub no_endpoint: AtomicU64,
     /// Connections refused because `max_connections` are open.
     pub overflow: AtomicU64,
+    /// What endpoints did with a ClientHello, in the order of [`Outcome::KINDS`].
+    pub hellos: [AtomicU64; Outcome::KINDS.len()],
     /// Bytes relayed from clients.
     pub to_upstream: AtomicU64,
     /// Bytes relayed to clients.

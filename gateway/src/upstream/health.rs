@@ -186,7 +186,12 @@ pub fn report(cluster: &Cluster, endpoint: &Endpoint, outcome: Outcome, elapsed:
             of_cluster.refused.fetch_add(1, Relaxed);
             None
         }
-        _ => counts.count_hello(outcome, elapsed),
+        _ => {
+            if let Some(count) = outcome.kind().and_then(|kind| of_cluster.hellos.get(kind)) {
+                count.fetch_add(1, Relaxed);
+            }
+            counts.count_hello(outcome, elapsed)
+        }
     };
     let (Some(row), Some(rules)) = (row, &cluster.config.outlier_detection) else { return };
     let as_long_as_borne = rules.consecutive_failures.is_some_and(|bearable| row % bearable.max(1) == 0);

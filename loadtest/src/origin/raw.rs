@@ -28,6 +28,8 @@ pub enum RawOrigin {
     Send(u64),
     /// Resets the connection as soon as it is accepted.
     Reset,
+    /// Reads what comes first, says this, and closes.
+    Say(Vec<u8>),
     /// Reads and says nothing, also after the other side has ended.
     Silence,
     /// Never reads and never writes, so that the sender meets full buffers.
@@ -61,6 +63,10 @@ async fn behave(behaviour: &RawOrigin, stream: &mut TcpStream) -> io::Result<End
         RawOrigin::Digest => digest(stream).await?,
         RawOrigin::Send(length) => send(stream, *length).await?,
         RawOrigin::Reset => return Ok(Ending::Reset),
+        RawOrigin::Say(answer) => {
+            let _ = stream.read(&mut vec![0; BUFFER]).await?;
+            stream.write_all(answer).await?;
+        }
         RawOrigin::Silence => {
             copy(stream, &mut sink()).await?;
             pending::<()>().await;
