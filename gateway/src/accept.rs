@@ -198,12 +198,7 @@ async fn work(mut given: mpsc::UnboundedReceiver<Work>, questions: open::Questio
 }
 
 fn serve(client: TcpStream, client_addr: SocketAddr, listener: Arc<Listener>, held: Held) {
-    spawn_local(async move {
-        connection::serve(&client, client_addr, &listener).await;
-        // What counts it is given back when its descriptors are.
-        drop(client);
-        drop(held);
-    });
+    spawn_local(connection::serve(client, client_addr, listener, held));
 }
 
 async fn accept(accepting: Accepting) {

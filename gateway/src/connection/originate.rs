@@ -9,7 +9,7 @@ use socket2::SockRef;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-use super::{Error, attempts, connect, cut, ends, inspect, note_route, within_limits};
+use super::{Error, attempts, connect, ends, inspect, note_route, within_limits};
 use crate::access_log;
 use crate::listener::Listener;
 use crate::relay::{self, Handed, Meter, Moved, Side};
@@ -19,18 +19,7 @@ use crate::tls::relay::Sockets;
 use crate::upstream;
 
 /// Serves one connection until both halves have closed.
-pub(super) async fn serve(client: &TcpStream, client_addr: SocketAddr, listener: &Listener) {
-    let _open = listener.metrics.open();
-    let mut record = listener.access_log.begin(&listener.name, client_addr);
-    let result = forward(client, listener, &mut record).await;
-    record.close(result.as_ref().err().map(|error| (error.flag(), || error.explain())));
-    listener.metrics.close(record.flag);
-    if result.is_err() {
-        cut(client);
-    }
-}
-
-async fn forward(
+pub(super) async fn forward(
     client: &TcpStream,
     listener: &Listener,
     record: &mut access_log::Open,

@@ -1,14 +1,12 @@
 //! A mesh client's connection, whose TLS ends here: what a sidecar does on its way in.
 
-use std::net::SocketAddr;
-
 use eastgate_config::server_name::ServerName;
 use tokio::net::TcpStream;
 use tokio::time::timeout_at;
 use tokio_rustls::server::TlsStream;
 
 use super::originate::intended;
-use super::{Error, attempts, connect, cut, ends, note_route, within_limits};
+use super::{Error, attempts, connect, ends, note_route, within_limits};
 use crate::access_log;
 use crate::inspect;
 use crate::listener::Listener;
@@ -18,19 +16,7 @@ use crate::tls::relay::Sockets;
 use crate::tls::{self, Socket, Trust};
 
 /// Serves one connection until both halves have closed.
-pub(super) async fn serve(client: &TcpStream, client_addr: SocketAddr, listener: &Listener) {
-    let _open = listener.metrics.open();
-    let mut record = listener.access_log.begin(&listener.name, client_addr);
-    let result = forward(client, listener, &mut record).await;
-    record.close(result.as_ref().err().map(|error| (error.flag(), || error.explain())));
-    listener.metrics.close(record.flag);
-    // A failed handshake has its alert under way, which a reset would overtake.
-    if !matches!(result, Ok(()) | Err(Error::Tls(tls::Error::Handshake { .. }))) {
-        cut(client);
-    }
-}
-
-async fn forward(
+pub(super) async fn forward(
     client: &TcpStream,
     listener: &Listener,
     record: &mut access_log::Open,
