@@ -73,20 +73,15 @@ enum Ended {
 }
 
 /// Reads at most so many bytes and gives them to `take`. They are often there already, so reading is tried before
-/// waiting; the deadline is looked at between reads, too. The first read of a connection is one of a `fresh` socket.
+/// waiting; the deadline is looked at between reads, too.
 async fn read(
     client: &TcpStream,
-    fresh: bool,
     most: usize,
     deadline: Instant,
     mut take: impl FnMut(&[u8]),
 ) -> Result<(), Ended> {
-    let mut read = match fresh {
-        true => relay::read_at_once(client, most, &mut take),
-        false => relay::read(client, most, &mut take),
-    };
     loop {
-        match read {
+        match relay::read(client, most, &mut take) {
             Ok(0) => return Err(Ended::Closed),
             Ok(_) => return Ok(()),
             Err(error) if error.kind() == ErrorKind::WouldBlock => {}
@@ -97,7 +92,6 @@ async fn read(
             Ok(Err(_)) => return Err(Ended::Closed),
             Err(_) => return Err(Ended::TooSlow),
         }
-        read = relay::read(client, most, &mut take);
     }
 }
 
@@ -115,8 +109,8 @@ async fn client_hello(
         if Instant::now() >= expected.deadline {
             return Err(inspector.too_slow());
         }
-        let (fresh, most) = (inspector.received_bytes() == 0, inspector.wanted());
-        match read(client, fresh, most, expected.deadline, |bytes| inspector.push(bytes)).await {
+        let most = inspector.wanted();
+        match read(client, most, expected.deadline, |bytes| inspector.push(bytes)).await {
             Ok(()) => {}
             Err(Ended::Closed) => return Err(inspector.closed()),
             Err(Ended::TooSlow) => return Err(inspector.too_slow()),
@@ -140,7 +134,7 @@ async fn proxy_header(
             Verdict::Absent => return Err(proxy_protocol::Error::Missing),
             Verdict::Header(told, length) => return Ok((told, bytes.split_off(length))),
         }
-        match read(client, bytes.is_empty(), 512, deadline, |piece| bytes.extend_from_slice(piece)).await {
+        match read(client, 512, deadline, |piece| bytes.extend_from_slice(piece)).await {
             Ok(()) => {}
             Err(Ended::Closed | Ended::TooSlow) => return Err(proxy_protocol::Error::Unfinished),
         }

@@ -23,7 +23,7 @@ mod patience;
 mod pump;
 mod splice;
 
-pub use copy::{read, read_at_once};
+pub use copy::read;
 pub(crate) use patience::Watch;
 pub use patience::{Patience, keep_alive};
 use pump::Pump;

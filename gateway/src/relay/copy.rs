@@ -1,9 +1,8 @@
 //! The `copy` engine: through a buffer that the whole thread shares.
 
 use std::cell::{Cell, RefCell};
-use std::io::{self, ErrorKind, Read};
+use std::io::{self, ErrorKind};
 
-use socket2::SockRef;
 use tokio::io::Interest;
 use tokio::net::TcpStream;
 
@@ -49,22 +48,6 @@ pub fn read(from: &TcpStream, most: usize, take: impl FnOnce(&[u8])) -> io::Resu
         }
         if read > 0 {
             take(room.get(..read).unwrap_or_default());
-        }
-        Ok(read)
-    })
-}
-
-/// The same on a socket that has just been accepted: what is there already is read at once, and not after the event loop
-/// has come round to tell of it.
-///
-/// # Errors
-/// What the kernel says, `WouldBlock` included.
-pub fn read_at_once(from: &TcpStream, most: usize, take: impl FnOnce(&[u8])) -> io::Result<usize> {
-    SHARED.with_borrow_mut(|buffer| {
-        let most = most.min(buffer.len());
-        let read = (&*SockRef::from(from)).read(buffer.get_mut(..most).unwrap_or_default())?;
-        if read > 0 {
-            take(buffer.get(..read).unwrap_or_default());
         }
         Ok(read)
     })
