@@ -118,17 +118,25 @@ impl<'a> Pump<'a> {
     pub(super) fn begin(&mut self, between: Between<'a>, first: Vec<u8>) -> Result<(), Error> {
         let (_, to, moved) = between.way(self.sender);
         let turn = copy::write(to, first, moved);
-        self.settle(turn, between).map(drop)
+        let settled = self.settle(turn, between).map(drop);
+        self.ended = settled.is_err();
+        settled
     }
 
-    /// Moves bytes until none are there or the receiver is full; after the sender's FIN, passes it on and has ended. If
-    /// the sender is `broken`, its end is none and is not passed on.
+    /// Moves bytes until none are there or the receiver is full; after the sender's FIN, passes it on and has ended, as
+    /// it has after an error. If the sender is `broken`, its end is none and is not passed on.
     pub(super) fn poll(
         &mut self,
         between: Between<'a>,
         broken: bool,
         cx: &mut Context<'_>,
     ) -> Poll<Result<(), Error>> {
+        let done = ready!(self.turns(between, broken, cx));
+        (self.ended, self.left) = (true, None);
+        Poll::Ready(done)
+    }
+
+    fn turns(&mut self, between: Between<'a>, broken: bool, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
         let (from, to, moved) = between.way(self.sender);
         for _ in 0..TURNS {
             if let Some(left) = &mut self.left {
@@ -145,7 +153,6 @@ impl<'a> Pump<'a> {
                     ready!(from.poll_read_ready(cx)).map_err(|error| Failed::Read(error).of(self.sender))?;
                 }
                 Next::End => {
-                    self.ended = true;
                     return Poll::Ready(
                         if broken { Ok(()) } else { finish(to) }
                             .map_err(|error| Failed::Write(error).of(self.sender)),
@@ -171,10 +178,7 @@ impl<'a> Pump<'a> {
             Ok(Turn::Refused) => self.choice.refused(),
             Ok(Turn::Empty) => return Ok(Next::Wait),
             Ok(Turn::End) => return Ok(Next::End),
-            Err(failed) => {
-                self.ended = true;
-                return Err(failed.of(self.sender));
-            }
+            Err(failed) => return Err(failed.of(self.sender)),
         }
         Ok(Next::Turn)
     }

@@ -197,12 +197,10 @@ fn a_reset_after_the_fin_is_seen() {
     while upstream.write_all(b"x").is_ok() {}
 }
 
-#[test]
-fn a_reset_is_seen_while_the_receiver_is_full() {
-    let Relayed { mut client, upstream, relay } = relayed(LONG);
+/// Fills every buffer on the way; the endpoint reads nothing, so the relay comes to hold a remainder in a pipe.
+fn fill(client: &mut StdStream) {
     client.set_nonblocking(true).unwrap();
     let piece = pattern(256 * 1024);
-    // Fills every buffer on the way; the endpoint reads nothing, so the relay comes to hold a remainder in a pipe.
     let mut refused = 0;
     while refused < 50 {
         match client.write(&piece) {
@@ -213,11 +211,25 @@ fn a_reset_is_seen_while_the_receiver_is_full() {
             }
         }
     }
+}
+
+#[test]
+fn a_reset_is_seen_while_the_receiver_is_full() {
+    let Relayed { mut client, upstream, relay } = relayed(LONG);
+    fill(&mut client);
     reset_socket(client);
     let relay = relay.join().unwrap();
     assert!(matches!(relay.result, Err(Error::Broken { side: Side::Client, .. })));
     assert_eq!(relay.engine, "splice");
     drop(upstream);
+}
+
+#[test]
+fn a_receiver_that_is_full_and_resets_ends_the_relay() {
+    let Relayed { mut client, upstream, relay } = relayed(LONG);
+    fill(&mut client);
+    reset_socket(upstream);
+    assert!(matches!(relay.join().unwrap().result, Err(Error::Broken { side: Side::Upstream, .. })));
 }
 
 #[test]
