@@ -279,12 +279,15 @@ fn identify(value: &Value) -> Result<Identity, (String, String)> {
         );
     };
     let metadata = value.get("metadata").unwrap_or(&Value::Null);
-    let Some(name) = text(metadata, "name") else {
-        return refuse("metadata.name", "the resource has no name; give it one, as text");
-    };
-    let namespace = text(metadata, "namespace").unwrap_or_else(|| DEFAULT_NAMESPACE.to_owned());
     let (group, version) = version.split_once('/').unwrap_or(("", &version));
     let known = Kind::ALL.into_iter().find(|known| known.as_str() == kind && known.group() == group);
+    let name = match (text(metadata, "name"), known) {
+        (Some(name), _) => name,
+        (None, Some(_)) => return refuse("metadata.name", "the resource has no name; give it one, as text"),
+        // What other programs read may stand beside, such as a Kustomization, which has no name.
+        (None, None) => String::new(),
+    };
+    let namespace = text(metadata, "namespace").unwrap_or_else(|| DEFAULT_NAMESPACE.to_owned());
     let name = ResourceName { kind, namespace, name };
     Ok(Identity { kind: known, group: group.to_owned(), version: version.to_owned(), name })
 }

@@ -5,28 +5,65 @@ use std::fmt::Write;
 
 use eastgate_config::istio::Kind;
 
-/// The ClusterRoles and their bindings, as YAML, for a service account of this name and namespace.
-pub fn permissions(namespace: &str, account: &str) -> String {
-    let mut text = String::from(
-        "# Made from the list of kinds that the gateway watches (`just golden`); edits are lost.\n\
-         # In the gateway's own cluster: everything that it reads. It writes nothing.\n",
-    );
-    text += &role("eastgate", |_| true);
-    text += &binding("eastgate", namespace, account);
-    text += "---\n# In the mesh's other clusters: their services and where they are.\n";
-    text += &role("eastgate-remote", Kind::is_of_every_cluster);
-    text += &binding("eastgate-remote", namespace, account);
-    text += "---\n# Only for source.kubernetes.remote_secrets: the kubeconfigs of the other clusters.\n";
-    let _ = write!(
-        text,
-        "apiVersion: rbac.authorization.k8s.io/v1\nkind: Role\nmetadata: {{name: eastgate-remote-secrets, namespace: {namespace}}}\n\
+/// Who is allowed it: a service account, and what the roles' names begin with.
+#[derive(Debug, Clone, Copy)]
+pub struct Grantee<'a> {
+    /// `eastgate` makes the ClusterRoles `eastgate` and `eastgate-remote`, and the Role `eastgate-remote-secrets`.
+    pub roles: &'a str,
+    /// The service account's namespace, which is the gateway's.
+    pub namespace: &'a str,
+    /// Its name.
+    pub account: &'a str,
+}
+
+/// All of it as one manifest, for `kubectl apply`.
+pub fn permissions(to: Grantee<'_>) -> String {
+    format!(
+        "{MADE}# In the gateway's own cluster: everything that it reads. It writes nothing.\n{}\
+         ---\n# In the mesh's other clusters: their services and where they are.\n{}\
+         ---\n# Only for source.kubernetes.remote_secrets: the kubeconfigs of the other clusters.\n{}",
+        own_cluster(to),
+        other_clusters(to),
+        remote_secrets(to)
+    )
+}
+
+/// The same for the Helm chart, where values decide.
+pub fn template() -> String {
+    let to = Grantee {
+        roles: "{{ .Release.Namespace }}-{{ include \"eastgate.name\" . }}",
+        namespace: "{{ .Release.Namespace }}",
+        account: "{{ include \"eastgate.serviceAccountName\" . }}",
+    };
+    format!(
+        "{MADE}{{{{- if .Values.source.kubernetes.enabled }}}}\n{}{{{{- if .Values.source.kubernetes.remoteSecrets }}}}\n---\n{}\
+         {{{{- end }}}}\n{{{{- end }}}}\n",
+        own_cluster(to),
+        remote_secrets(to)
+    )
+}
+
+const MADE: &str =
+    "# Made from the list of kinds that the gateway watches (`just golden`); edits are lost.\n";
+
+fn own_cluster(to: Grantee<'_>) -> String {
+    role(to.roles, |_| true) + &binding(to.roles, to)
+}
+
+fn other_clusters(to: Grantee<'_>) -> String {
+    let name = format!("{}-remote", to.roles);
+    role(&name, Kind::is_of_every_cluster) + &binding(&name, to)
+}
+
+fn remote_secrets(Grantee { roles, namespace, account }: Grantee<'_>) -> String {
+    format!(
+        "apiVersion: rbac.authorization.k8s.io/v1\nkind: Role\nmetadata: {{name: {roles}-remote-secrets, namespace: {namespace}}}\n\
          rules:\n- apiGroups: [\"\"]\n  resources: [secrets]\n  verbs: [list, watch]\n---\n\
          apiVersion: rbac.authorization.k8s.io/v1\nkind: RoleBinding\n\
-         metadata: {{name: eastgate-remote-secrets, namespace: {namespace}}}\n\
-         roleRef: {{apiGroup: rbac.authorization.k8s.io, kind: Role, name: eastgate-remote-secrets}}\n\
+         metadata: {{name: {roles}-remote-secrets, namespace: {namespace}}}\n\
+         roleRef: {{apiGroup: rbac.authorization.k8s.io, kind: Role, name: {roles}-remote-secrets}}\n\
          subjects:\n- {{kind: ServiceAccount, name: {account}, namespace: {namespace}}}\n"
-    );
-    text
+    )
 }
 
 fn role(name: &str, wanted: impl Fn(Kind) -> bool) -> String {
@@ -48,7 +85,7 @@ fn role(name: &str, wanted: impl Fn(Kind) -> bool) -> String {
     text
 }
 
-fn binding(name: &str, namespace: &str, account: &str) -> String {
+fn binding(name: &str, Grantee { namespace, account, .. }: Grantee<'_>) -> String {
     format!(
         "---\napiVersion: rbac.authorization.k8s.io/v1\nkind: ClusterRoleBinding\nmetadata: {{name: {name}}}\n\
          roleRef: {{apiGroup: rbac.authorization.k8s.io, kind: ClusterRole, name: {name}}}\n\
@@ -60,23 +97,27 @@ fn binding(name: &str, namespace: &str, account: &str) -> String {
 mod tests {
     use super::*;
 
+    const HERE: Grantee<'_> =
+        Grantee { roles: "eastgate", namespace: "istio-system", account: "eastgate" };
+
     #[test]
-    fn the_manifest_is_made_of_the_kinds() {
-        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/kubernetes/rbac.yaml");
-        let made = permissions("istio-system", "eastgate");
-        if std::env::var_os("UPDATE").is_some() {
-            std::fs::write(path, &made).unwrap();
+    fn the_manifests_are_made_of_the_kinds() {
+        for (path, made) in [
+            ("deploy/kubernetes/rbac.yaml", permissions(HERE)),
+            ("deploy/helm/eastgate/templates/rbac.yaml", template()),
+        ] {
+            let file = format!("{}/../{path}", env!("CARGO_MANIFEST_DIR"));
+            if std::env::var_os("UPDATE").is_some() {
+                std::fs::write(&file, &made).unwrap();
+            }
+            let kept = std::fs::read_to_string(&file).unwrap_or_default();
+            assert!(kept == made, "{path} is stale; run `just golden` and read the difference");
         }
-        let kept = std::fs::read_to_string(path).unwrap_or_default();
-        assert!(
-            kept == made,
-            "deploy/kubernetes/rbac.yaml is stale; run `just golden` and read the difference"
-        );
     }
 
     #[test]
     fn nothing_is_written_and_every_kind_is_listed_and_watched() {
-        let text = permissions("n", "a");
+        let text = permissions(HERE);
         for kind in Kind::ALL {
             assert!(text.contains(kind.plural()), "{kind:?}");
         }

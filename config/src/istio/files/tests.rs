@@ -103,6 +103,8 @@ fn kinds_without_a_use_are_counted_and_istios_own_are_told_of_once() {
         unused("networking.istio.io", "Sidecar", "a"),
         unused("apps", "Deployment", "a"),
         unused("gateway.networking.k8s.io", "HTTPRoute", "a"),
+        // It has no name, and is none of ours to refuse.
+        "apiVersion: kustomize.config.k8s.io/v1beta1\nkind: Kustomization\nresources: [a.yaml]\n".to_owned(),
     ]
     .concat();
     let mut index = Index::default();
@@ -111,5 +113,5 @@ fn kinds_without_a_use_are_counted_and_istios_own_are_told_of_once() {
     let told = "a:5: Sidecar default/a: Sidecar is not used by this gateway; there are 2, of which this is the first";
     assert_eq!(notices, [told]);
     let counts: Vec<usize> = index.unused().map(|(_, _, count)| count).collect();
-    assert_eq!(counts, [1, 1, 2]);
+    assert_eq!(counts, [1, 1, 1, 2]);
 }
