@@ -16,6 +16,7 @@ use crate::duration;
 use crate::xds::{ExtraType, NAME_TABLE};
 
 pub mod dns;
+pub mod envoy;
 mod keys;
 mod kubernetes;
 mod layers;
@@ -69,6 +70,9 @@ pub struct Tls {
 #[serde(default, deny_unknown_fields)]
 #[allow(missing_docs, reason = "KEYS says what each means")]
 pub struct Node {
+    pub id: String,
+    pub service_cluster: String,
+    pub locality: String,
     pub namespace: String,
     pub labels: BTreeMap<String, String>,
     pub cluster_domain: String,
@@ -84,6 +88,9 @@ pub struct Node {
 impl Default for Node {
     fn default() -> Self {
         Self {
+            id: String::new(),
+            service_cluster: String::new(),
+            locality: String::new(),
             namespace: "istio-system".into(),
             labels: BTreeMap::new(),
             cluster_domain: "cluster.local".into(),
@@ -233,6 +240,8 @@ pub struct Admin {
     pub address: SocketAddr,
     #[serde(deserialize_with = "empty_is_none")]
     pub readiness_address: Option<SocketAddr>,
+    #[serde(deserialize_with = "empty_is_none")]
+    pub metrics_address: Option<SocketAddr>,
 }
 
 impl Default for Admin {
@@ -240,6 +249,7 @@ impl Default for Admin {
         Self {
             address: SocketAddr::from((Ipv4Addr::LOCALHOST, 15000)),
             readiness_address: Some(SocketAddr::from((Ipv4Addr::UNSPECIFIED, 15021))),
+            metrics_address: None,
         }
     }
 }

@@ -85,9 +85,11 @@ pub fn identify(given: Surroundings<'_>, settings: &bootstrap::Node) -> Identity
     let domain = &settings.cluster_domain;
     let address = texts.first().map_or("127.0.0.1", String::as_str);
     let node = Node {
-        id: format!("router~{address}~{name}.{namespace}~{namespace}.svc.{domain}"),
-        cluster: service_cluster(&labels, &metadata, &namespace),
-        locality: locality(&labels),
+        id: given_or(&settings.id, || {
+            format!("router~{address}~{name}.{namespace}~{namespace}.svc.{domain}")
+        }),
+        cluster: given_or(&settings.service_cluster, || service_cluster(&labels, &metadata, &namespace)),
+        locality: place(&given_or(&settings.locality, || labelled_place(&labels))),
         metadata,
     };
     let spiffe = format!("spiffe://{trust_domain}/ns/{namespace}/sa/{account}");
@@ -233,10 +235,17 @@ fn service_cluster(
     format!("{app}.{namespace}")
 }
 
-fn locality(labels: &BTreeMap<String, String>) -> Locality {
+fn given_or(given: &str, made: impl FnOnce() -> String) -> String {
+    if given.is_empty() { made() } else { given.to_owned() }
+}
+
+fn labelled_place(labels: &BTreeMap<String, String>) -> String {
     let place = LOCALITY_LABELS.iter().find_map(|label| labels.get(*label));
-    let place = place.map(|place| with_slashes(place)).unwrap_or_default();
-    let mut parts = place.splitn(3, '/').map(str::to_owned);
+    place.map(|place| with_slashes(place)).unwrap_or_default()
+}
+
+fn place(text: &str) -> Locality {
+    let mut parts = text.splitn(3, '/').map(str::to_owned);
     let mut next = || parts.next().unwrap_or_default();
     Locality { region: next(), zone: next(), subzone: next() }
 }

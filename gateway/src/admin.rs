@@ -85,6 +85,11 @@ pub fn probes(sight: Sight) -> Router {
     Router::new().route("/healthz/ready", get(ready)).with_state(sight)
 }
 
+/// Metrics alone, for a scraper from outside of the pod.
+pub fn scrapes(sight: Sight) -> Router {
+    Router::new().route("/stats/prometheus", get(stats)).route("/metrics", get(stats)).with_state(sight)
+}
+
 /// `?format=json`
 #[derive(Debug, Default, Deserialize)]
 struct Format {

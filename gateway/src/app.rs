@@ -143,6 +143,9 @@ impl App {
         let admin =
             serve(&mut tasks, "admin.address", settings.admin.address, admin::operators(sight.clone()))
                 .await?;
+        if let Some(address) = settings.admin.metrics_address {
+            serve(&mut tasks, "admin.metrics_address", address, admin::scrapes(sight.clone())).await?;
+        }
         let probes = match settings.admin.readiness_address {
             None => None,
             Some(address) => {

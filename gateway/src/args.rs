@@ -12,8 +12,10 @@ use crate::hello_command::HelloArgs;
 use crate::register::{DeregisterArgs, RegisterArgs};
 use crate::xds_command::XdsArgs;
 
+mod envoy;
 mod vm;
 
+pub use envoy::EnvoyArgs;
 pub use vm::{VmCommand, VmRunArgs};
 
 /// An SNI-routing multicluster ingress gateway.

@@ -3,12 +3,16 @@
 use std::process::ExitCode;
 
 use clap::Parser;
-use eastgate::args::{self, CheckArgs, Command, DnsArgs, Eastgate, VmCommand};
+use eastgate::args::{self, CheckArgs, Command, DnsArgs, Eastgate, EnvoyArgs, VmCommand};
 use eastgate::{app, check, demo, register, signals, telemetry, vm, xds_command};
 use eastgate_config::bootstrap::Settings;
 
 fn main() -> ExitCode {
-    match run(Eastgate::parse().command) {
+    let ended = match EnvoyArgs::of_process() {
+        Some(args) => in_place_of_envoy(&args),
+        None => run(Eastgate::parse().command),
+    };
+    match ended {
         Ok(code) => code,
         Err(error) => {
             eprintln!("eastgate: {error:#}");
@@ -42,6 +46,16 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
             args::completions(shell);
             Ok(ExitCode::SUCCESS)
         }
+    }
+}
+
+/// Istio's agent has started us for an Envoy.
+fn in_place_of_envoy(args: &EnvoyArgs) -> anyhow::Result<ExitCode> {
+    let (settings, unserved) = args.settings(std::env::vars())?;
+    unserved.iter().for_each(|what| eprintln!("eastgate: {what}"));
+    match args.only_validates() {
+        true => Ok(ExitCode::SUCCESS),
+        false => gateway(settings),
     }
 }
 

@@ -24,6 +24,9 @@ const fn key(path: &'static str, meaning: &'static str) -> Key {
 
 /// Every setting, in the order of the file.
 pub const KEYS: &[Key] = &[
+    key("node.id", "the id of the gateway's xDS node; empty: made as Istio's agent makes it"),
+    key("node.service_cluster", "the cluster of the xDS node; empty: the app label and the namespace"),
+    key("node.locality", "where the gateway stands, as REGION/ZONE/SUBZONE; empty: by its labels"),
     key("node.namespace", "the namespace that the gateway runs in"),
     key(
         "node.labels",
@@ -165,6 +168,10 @@ pub const KEYS: &[Key] = &[
     key("threads", "data threads; 0 is one for each core"),
     key("admin.address", "metrics, /clusters, /config_dump; loopback unless you know better"),
     key("admin.readiness_address", "/healthz/ready for Kubernetes; empty for none"),
+    key(
+        "admin.metrics_address",
+        "/stats/prometheus alone, for a scraper from outside, such as 0.0.0.0:15090; empty for none",
+    ),
     key("access_log.path", "one record for each connection; - is standard output, empty is off"),
     key("access_log.format", "json or text"),
     key("log.level", "error, warn, info, debug, or a tracing filter such as info,eastgate=debug"),

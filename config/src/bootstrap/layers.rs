@@ -54,6 +54,15 @@ impl Layers {
         Ok(self)
     }
 
+    /// Lays a map of settings over it, as a file has one.
+    ///
+    /// # Errors
+    /// It names a setting that there is none of.
+    pub fn map(mut self, given: &Map<String, Value>) -> Result<Self, Error> {
+        self.lay(given, "")?;
+        Ok(self)
+    }
+
     /// Lays environment variables over it; those without the prefix `EASTGATE_` are passed over.
     ///
     /// # Errors

@@ -97,8 +97,7 @@ fn binding(name: &str, Grantee { namespace, account, .. }: Grantee<'_>) -> Strin
 mod tests {
     use super::*;
 
-    const HERE: Grantee<'_> =
-        Grantee { roles: "eastgate", namespace: "istio-system", account: "eastgate" };
+    const HERE: Grantee<'_> = Grantee { roles: "eastgate", namespace: "istio-system", account: "eastgate" };
 
     #[test]
     fn the_manifests_are_made_of_the_kinds() {
