@@ -1,6 +1,9 @@
 //! What the process counts. Each subsystem registers its struct once; handles with labels are resolved when the
 //! labelled thing is made, never on the hot path. No label ever holds what a client sent.
 
+use std::sync::{Arc, Mutex, PoisonError};
+
+use prometheus::core::{Collector, Desc};
 use prometheus::{
     Encoder, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
     TextEncoder,
@@ -26,6 +29,7 @@ const NAMESPACE: &str = "eastgate";
 #[derive(Debug, Clone)]
 pub struct Metrics {
     registry: Registry,
+    described: Arc<Mutex<Vec<Description>>>,
     /// Connections from clients.
     pub downstream: Downstream,
     /// The table and what it was made from.
@@ -42,6 +46,24 @@ pub struct Metrics {
     pub access_log_dropped: IntCounter,
     /// Whether `/ready` says yes.
     pub ready: IntGauge,
+}
+
+/// What a metric is, for documents and for whoever wants to know whether there is one of that name.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Description {
+    /// Its name, prefix included.
+    pub name: String,
+    /// What it counts.
+    pub help: String,
+    /// Its labels.
+    pub labels: Vec<String>,
+}
+
+impl From<&Desc> for Description {
+    fn from(desc: &Desc) -> Self {
+        let name = format!("{NAMESPACE}_{}", desc.fq_name);
+        Self { name, help: desc.help.clone(), labels: desc.variable_labels.clone() }
+    }
 }
 
 /// The table and what it was made from.
@@ -68,7 +90,8 @@ impl Metrics {
     /// Two metrics have one name, which is a bug that any test finds.
     pub fn new() -> Result<Self, prometheus::Error> {
         let registry = Registry::new_custom(Some(NAMESPACE.into()), None)?;
-        let made = Made(&registry);
+        let described = Arc::default();
+        let made = Made(&registry, &described);
         let build = made.gauges("build_info", "The version that runs; always 1", &["version"])?;
         build.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
         Ok(Self {
@@ -88,7 +111,15 @@ impl Metrics {
             access_log_dropped: made.counter("access_log_dropped_total", "Access-log records lost")?,
             ready: made.gauge("ready", "1 when /ready says yes")?,
             registry,
+            described,
         })
+    }
+
+    /// What each metric is, by name; also of those that have no value yet.
+    pub fn descriptions(&self) -> Vec<Description> {
+        let mut all = self.described.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        all.sort();
+        all
     }
 
     /// The handles of a listener.
@@ -100,11 +131,8 @@ impl Metrics {
     ///
     /// # Errors
     /// Its name is taken.
-    pub fn register(
-        &self,
-        collector: impl prometheus::core::Collector + 'static,
-    ) -> Result<(), prometheus::Error> {
-        self.registry.register(Box::new(collector))
+    pub fn register(&self, collector: impl Collector + 'static) -> Result<(), prometheus::Error> {
+        Made(&self.registry, &self.described).register(collector)
     }
 
     /// Everything, in Prometheus' text format.
@@ -118,14 +146,18 @@ impl Metrics {
     }
 }
 
-struct Made<'a>(&'a Registry);
+struct Made<'a>(&'a Registry, &'a Mutex<Vec<Description>>);
 
 impl Made<'_> {
-    fn add<C: prometheus::core::Collector + Clone + 'static>(
-        &self,
-        metric: C,
-    ) -> Result<C, prometheus::Error> {
-        self.0.register(Box::new(metric.clone()))?;
+    fn register(&self, collector: impl Collector + 'static) -> Result<(), prometheus::Error> {
+        let descriptions: Vec<_> = collector.desc().into_iter().map(Description::from).collect();
+        self.0.register(Box::new(collector))?;
+        self.1.lock().unwrap_or_else(PoisonError::into_inner).extend(descriptions);
+        Ok(())
+    }
+
+    fn add<C: Collector + Clone + 'static>(&self, metric: C) -> Result<C, prometheus::Error> {
+        self.register(metric.clone())?;
         Ok(metric)
     }
 

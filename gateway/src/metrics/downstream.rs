@@ -46,7 +46,7 @@ type Connections = Counts<{ OVER + 1 }>;
 impl Downstream {
     pub(super) fn new(made: &Made<'_>) -> Result<Self, prometheus::Error> {
         let counted = Arc::<Counted>::default();
-        made.0.register(Box::new(Scraped::new(Arc::clone(&counted))?))?;
+        made.register(Scraped::new(Arc::clone(&counted))?)?;
         Ok(Self {
             counted,
             hello_refused: made.counters(
