@@ -95,8 +95,8 @@ impl Choice {
 /// Turns that a direction has before others on this thread have theirs.
 const TURNS: usize = 16;
 
-/// The rest of a turn.
-type Rest<'a> = Pin<Box<dyn Future<Output = Result<(), Failed>> + 'a>>;
+/// The rest of a turn, on its way.
+type Writing<'a> = Pin<Box<dyn Future<Output = Result<(), Failed>> + 'a>>;
 
 /// One direction, while it lasts. What it works on is lent to it, because every idle tunnel pays for two of these.
 pub(super) struct Pump<'a> {
@@ -105,7 +105,7 @@ pub(super) struct Pump<'a> {
     /// The FIN is passed on, or the receiver is gone.
     ended: bool,
     /// What is being written. Few directions ever wait for their receiver, so it is boxed.
-    left: Option<Rest<'a>>,
+    left: Option<Writing<'a>>,
 }
 
 impl<'a> Pump<'a> {
