@@ -296,6 +296,11 @@ pub struct Ends {
 impl ConnectionMatch {
     /// Is a connection like this, with or without a ClientHello, one of those that are meant?
     pub fn matches(&self, ends: &Ends, has_hello: bool) -> bool {
+        self.mismatch(ends, has_hello).is_none()
+    }
+
+    /// What of a connection, with or without a ClientHello, is not as it must be.
+    pub fn mismatch(&self, ends: &Ends, has_hello: bool) -> Option<Mismatch> {
         let in_one = |ranges: &[Cidr], address: SocketAddr| {
             ranges.is_empty() || ranges.iter().any(|range| range.contains(address.ip()))
         };
@@ -305,14 +310,40 @@ impl ConnectionMatch {
             Transport::Any => true,
             Transport::Raw => !has_hello,
         };
-        transport
-            && self.destination_port.is_none_or(|port| port == ends.destination.port())
-            && in_one(&self.destination_ranges, ends.destination)
-            && in_one(&self.source_ranges, ends.remote)
-            && in_one(&self.direct_source_ranges, ends.direct_remote)
-            && (self.source_ports.is_empty() || self.source_ports.contains(&ends.remote.port()))
-            && self.source.is_none_or(|source| (source == Source::Local) == local)
+        let port = self.destination_port.is_none_or(|port| port == ends.destination.port());
+        let source_port = self.source_ports.is_empty() || self.source_ports.contains(&ends.remote.port());
+        match () {
+            () if !transport => Some(Mismatch::Transport),
+            () if !port => Some(Mismatch::DestinationPort),
+            () if !in_one(&self.destination_ranges, ends.destination) => Some(Mismatch::Destination),
+            () if !in_one(&self.source_ranges, ends.remote) => Some(Mismatch::Source),
+            () if !in_one(&self.direct_source_ranges, ends.direct_remote) => Some(Mismatch::DirectSource),
+            () if !source_port => Some(Mismatch::SourcePort),
+            () if self.source.is_some_and(|source| (source == Source::Local) != local) => {
+                Some(Mismatch::SourceKind)
+            }
+            () => None,
+        }
     }
+}
+
+/// What of a connection a filter chain does not take.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mismatch {
+    /// It is TLS, or is not.
+    Transport,
+    /// The port that it came to.
+    DestinationPort,
+    /// The address that it came to.
+    Destination,
+    /// The client's address.
+    Source,
+    /// The address of the TCP connection's peer.
+    DirectSource,
+    /// The client's port.
+    SourcePort,
+    /// That the client is on this machine, or is not.
+    SourceKind,
 }
 
 impl Transport {

@@ -120,11 +120,15 @@ pub struct Peer<'a> {
 impl Rbac {
     /// May the connection go on?
     pub fn allows(&self, peer: &Peer<'_>) -> bool {
-        let matches = self.policies.iter().any(|policy| {
+        self.matched(peer).is_some() == (self.action == Action::Allow)
+    }
+
+    /// The first policy that the connection matches.
+    pub fn matched(&self, peer: &Peer<'_>) -> Option<&Policy> {
+        self.policies.iter().find(|policy| {
             policy.permissions.iter().any(|permission| permission.matches(peer))
                 && policy.principals.iter().any(|principal| principal.matches(peer))
-        });
-        matches == (self.action == Action::Allow)
+        })
     }
 }
 

@@ -19,8 +19,10 @@ use crate::upstream::cluster::Resolutions;
 
 mod listener;
 mod server_names;
+mod step;
 
 pub use listener::{Limits, Listener};
+pub use step::{Lookup, Step, Unfit};
 
 /// What the gateway does at present.
 #[derive(Debug, Default)]
@@ -187,6 +189,11 @@ impl Table {
         clusters.filter_map(|cluster| cluster.config.tls.clone()).collect()
     }
 
+    /// The cluster of this name. That there is one does not make it reachable: [`route`](Self::route) does.
+    pub fn cluster_named(&self, name: &str) -> Option<&Arc<Cluster>> {
+        self.clusters.get(name)
+    }
+
     /// The listener of this name.
     pub fn listener(&self, name: &str) -> Option<&Arc<Listener>> {
         self.listeners.get(name)
@@ -207,10 +214,25 @@ impl Table {
         protocols: impl Iterator<Item = &'p [u8]> + Clone,
         draw: impl FnOnce(u64) -> u64,
     ) -> Result<Routed, Error> {
+        self.route_telling(listener, asked, protocols, draw, |_| {})
+    }
+
+    /// The same, telling each step on the way: to explain a way is to go it.
+    ///
+    /// # Errors
+    /// As for [`route`](Self::route).
+    pub fn route_telling<'p>(
+        &self,
+        listener: &str,
+        asked: &Asked<'_>,
+        protocols: impl Iterator<Item = &'p [u8]> + Clone,
+        draw: impl FnOnce(u64) -> u64,
+        mut tell: impl FnMut(Step<'_>),
+    ) -> Result<Routed, Error> {
         let listener = self.listeners.get(listener).ok_or(Error::NoListener)?;
-        let taken = listener.chain(asked, protocols)?;
+        let taken = listener.chain(asked, protocols, &mut tell)?;
         let chain = taken.chain;
-        let Some(cluster) = self.cluster(&chain.route, asked.server_name, draw) else {
+        let Some(cluster) = self.cluster(&chain.route, asked.server_name, draw, &mut tell) else {
             let cluster =
                 chain.route.clusters.first().map(|cluster| cluster.name.clone()).unwrap_or_default();
             return Err(Error::NoCluster { chain: chain.name.to_string(), cluster });
@@ -233,10 +255,15 @@ impl Table {
         route: &Route,
         name: Option<&ServerName>,
         draw: impl FnOnce(u64) -> u64,
+        tell: &mut impl FnMut(Step<'_>),
     ) -> Option<&Arc<Cluster>> {
         let by_name = route.by_server_name.as_ref().zip(name);
-        let named =
-            by_name.and_then(|(by_name, name)| self.clusters.get(&by_name.cluster_for(name.as_str())?));
+        let named = by_name.and_then(|(by_name, name)| {
+            let wanted = by_name.cluster_for(name.as_str());
+            let cluster = wanted.as_ref().and_then(|wanted| self.clusters.get(wanted));
+            tell(Step::Named { cluster: wanted.as_deref(), found: cluster.is_some() });
+            cluster
+        });
         named.or_else(|| self.clusters.get(drawn(route, draw)))
     }
 }

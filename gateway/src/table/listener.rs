@@ -5,10 +5,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use eastgate_config::listener::{self as config, FilterChain};
-use eastgate_config::rbac::Peer;
+use eastgate_config::rbac::{Peer, Rbac};
 use eastgate_config::server_name::Pattern;
 
 use super::server_names::ServerNames;
+use super::step::{Lookup, Step, Unfit};
 use super::{Asked, Error};
 use crate::gate::{Bucket, Gate};
 
@@ -59,54 +60,78 @@ impl Listener {
     }
 
     /// The chain for a connection: by its name as sent, then as rewritten, then the chain for every name, then the
-    /// listener's default.
+    /// listener's default. What is decided on the way is told.
     pub(super) fn chain<'p>(
         &self,
         asked: &Asked<'_>,
         protocols: impl Iterator<Item = &'p [u8]> + Clone,
+        tell: &mut impl FnMut(Step<'_>),
     ) -> Result<Taken<'_>, Error> {
-        let fits =
-            |chain: &FilterChain| chain.matches.connection.matches(&asked.ends, asked.server_name.is_some());
-        let as_sent = |chain: &FilterChain| chain.matches.sent_as.is_empty() && fits(chain);
+        let has_hello = asked.server_name.is_some();
+        let unlike = |chain: &FilterChain| {
+            chain.matches.connection.mismatch(&asked.ends, has_hello).map(Unfit::Connection)
+        };
+        let as_sent = |chain: &FilterChain| match chain.matches.sent_as.is_empty() {
+            true => unlike(chain),
+            false => Some(Unfit::OnlyRewritten),
+        };
         let chains = &self.config.filter_chains;
         let mut rewritten = None;
         if let Some(name) = asked.server_name {
-            if let Some(found) = self.names.find(name.as_str(), chains, as_sent, protocols.clone()) {
-                return self.taken(found?, None, asked);
+            tell(Step::LookedUp(Lookup::AsSent, name.as_str()));
+            if let Some(found) = self.names.find(name.as_str(), chains, as_sent, protocols.clone(), tell) {
+                return self.taken(found?, None, asked, tell);
             }
             rewritten = self.config.rewrites.iter().find_map(|rewrite| rewrite.apply(name.as_str()));
             if let Some(other) = &rewritten {
                 let under = |pattern: &Pattern| pattern.matches(name.host());
-                let allowed = |chain: &FilterChain| {
-                    as_sent(chain) || fits(chain) && chain.matches.sent_as.iter().any(under)
+                let rewritten_fits = |chain: &FilterChain| match &*chain.matches.sent_as {
+                    sent_as if sent_as.is_empty() || sent_as.iter().any(under) => unlike(chain),
+                    _ => Some(Unfit::SentAs),
                 };
-                if let Some(found) = self.names.find(other, chains, allowed, protocols.clone()) {
-                    return self.taken(found?, rewritten, asked);
+                tell(Step::LookedUp(Lookup::Rewritten, other));
+                let found = self.names.find(other, chains, rewritten_fits, protocols.clone(), tell);
+                if let Some(found) = found {
+                    return self.taken(found?, rewritten, asked, tell);
                 }
             }
         }
-        match self.names.any(chains, as_sent, protocols) {
-            Some(found) => self.taken(found?, None, asked),
+        tell(Step::LookedUp(Lookup::Any, ""));
+        match self.names.any(chains, as_sent, protocols, tell) {
+            Some(found) => self.taken(found?, None, asked, tell),
             None if self.config.options.default_filter_chain.is_some() => {
-                self.taken(chains.len(), None, asked)
+                self.taken(chains.len(), None, asked, tell)
             }
             None => Err(Error::NoChain { rewritten }),
         }
     }
 
-    fn taken(&self, index: usize, rewritten: Option<String>, asked: &Asked<'_>) -> Result<Taken<'_>, Error> {
+    fn taken(
+        &self,
+        index: usize,
+        rewritten: Option<String>,
+        asked: &Asked<'_>,
+        tell: &mut impl FnMut(Step<'_>),
+    ) -> Result<Taken<'_>, Error> {
         let default = self.config.options.default_filter_chain.as_deref();
         let chain = self.config.filter_chains.get(index).or(default).ok_or(Error::NoListener)?;
+        let limits = self.limits.get(index).cloned().flatten();
+        tell(Step::Taken { chain, limits: limits.as_deref() });
         let peer = Peer {
             destination: asked.ends.destination,
             direct_remote: asked.ends.direct_remote.ip(),
             remote: asked.ends.remote.ip(),
             server_name: asked.server_name.map_or("", |name| name.as_str()),
         };
-        if !chain.options.rbac.iter().all(|rules| rules.allows(&peer)) {
+        let allowed = |rules: &Rbac| {
+            let allowed = rules.allows(&peer);
+            tell(Step::Ruled { rules, peer: &peer, allowed });
+            allowed
+        };
+        if !chain.options.rbac.iter().all(allowed) {
             return Err(Error::Denied { chain: chain.name.to_string() });
         }
-        Ok(Taken { chain, limits: self.limits.get(index).cloned().flatten(), rewritten })
+        Ok(Taken { chain, limits, rewritten })
     }
 }
 

@@ -6,6 +6,7 @@ use eastgate_config::listener::FilterChain;
 use eastgate_config::server_name::Pattern;
 
 use super::Error;
+use super::step::{Step, Unfit};
 
 /// Indices into the listener's chains, in the order in which they are asked. The maps hash with a random key, so that
 /// nobody can choose names that collide.
@@ -47,11 +48,12 @@ impl ServerNames {
         &self,
         name: &str,
         chains: &[FilterChain],
-        allowed: impl Fn(&FilterChain) -> bool,
+        unfit: impl Fn(&FilterChain) -> Option<Unfit>,
         protocols: impl Iterator<Item = &'p [u8]> + Clone,
+        tell: &mut impl FnMut(Step<'_>),
     ) -> Option<Result<usize, Error>> {
-        let chosen = |indices: &Vec<usize>| choose(indices, chains, &allowed, protocols.clone());
-        if let Some(found) = self.exact.get(name).and_then(chosen) {
+        let mut chosen = |indices: &Vec<usize>| choose(indices, chains, &unfit, protocols.clone(), tell);
+        if let Some(found) = self.exact.get(name).and_then(&mut chosen) {
             return Some(found);
         }
         if self.suffix.is_empty() {
@@ -65,28 +67,36 @@ impl ServerNames {
     pub(super) fn any<'p>(
         &self,
         chains: &[FilterChain],
-        allowed: impl Fn(&FilterChain) -> bool,
+        unfit: impl Fn(&FilterChain) -> Option<Unfit>,
         protocols: impl Iterator<Item = &'p [u8]> + Clone,
+        tell: &mut impl FnMut(Step<'_>),
     ) -> Option<Result<usize, Error>> {
-        choose(&self.any, chains, &allowed, protocols)
+        choose(&self.any, chains, &unfit, protocols, tell)
     }
 }
 
-/// The first allowed chain whose protocols the client speaks; an error where there are chains and it speaks none's.
+/// The first chain that fits and whose protocols the client speaks; an error where chains fit and it speaks none's.
 fn choose<'p>(
     indices: &[usize],
     chains: &[FilterChain],
-    allowed: &impl Fn(&FilterChain) -> bool,
+    unfit: &impl Fn(&FilterChain) -> Option<Unfit>,
     protocols: impl Iterator<Item = &'p [u8]> + Clone,
+    tell: &mut impl FnMut(Step<'_>),
 ) -> Option<Result<usize, Error>> {
     let mut refused = None;
     for &index in indices {
-        let Some(chain) = chains.get(index).filter(|chain| allowed(chain)) else { continue };
+        let Some(chain) = chains.get(index) else { continue };
+        if let Some(why) = unfit(chain) {
+            tell(Step::Asked { chain, unfit: Some(why) });
+            continue;
+        }
         let wanted = &chain.matches.application_protocols;
         let offered = |wanted: &String| protocols.clone().any(|offer| offer == wanted.as_bytes());
         if wanted.is_empty() || wanted.iter().any(offered) {
+            tell(Step::Asked { chain, unfit: None });
             return Some(Ok(index));
         }
+        tell(Step::Asked { chain, unfit: Some(Unfit::Protocols) });
         refused.get_or_insert(chain);
     }
     refused.map(|chain| Err(Error::NoProtocol { chain: chain.name.to_string() }))
