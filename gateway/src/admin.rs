@@ -25,9 +25,11 @@ use crate::table::Table;
 mod cluster_metrics;
 mod clusters;
 mod config_dump;
+mod explain;
 mod xds;
 
 pub use cluster_metrics::ClusterMetrics;
+pub use explain::REFUSED;
 
 /// What the handlers read.
 #[derive(Debug, Clone)]
@@ -52,6 +54,7 @@ const INDEX: &str = "\
 /clusters           every endpoint with its state and counters (?format=json)
 /listeners          where the listeners are bound (?format=json)
 /config_dump        what is configured, in Envoy's shape (?include_eds, resource, mask, name_regex, include_snapshot)
+/explain            where a connection goes and why (?sni=NAME, alpn, source, port, format=json)
 /names              what DNS answers, host by host (?format=json)
 /rejections         what was refused and why, and notices
 /xds                where the conversation with the control plane stands (?format=json)
@@ -71,6 +74,7 @@ pub fn operators(sight: Sight) -> Router {
         .route("/clusters", get(clusters::all))
         .route("/listeners", get(listeners))
         .route("/config_dump", get(config_dump::all))
+        .route("/explain", get(explain::explain))
         .route("/names", get(names))
         .route("/rejections", get(rejections))
         .route("/xds", get(xds::status))

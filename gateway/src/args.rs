@@ -8,6 +8,7 @@ use clap::{Args, CommandFactory, Parser, Subcommand};
 use eastgate_config::bootstrap::{KEYS, Layers, Settings};
 use serde_json::{Value, json};
 
+use crate::explain_command::ExplainArgs;
 use crate::hello_command::HelloArgs;
 use crate::register::{DeregisterArgs, RegisterArgs};
 use crate::xds_command::XdsArgs;
@@ -42,6 +43,8 @@ pub enum Command {
     Check(CheckArgs),
     /// Decode raw ClientHellos: what they say, and where they would go
     Hello(HelloArgs),
+    /// Explain step by step where a server name goes, or why it is refused
+    Explain(ExplainArgs),
     /// What DNS would answer with the mesh of a directory, without a server
     Dns(DnsArgs),
     /// Ask a running gateway about its control plane: status, log, diff, release

@@ -1,6 +1,6 @@
-//! `eastgate check`, `eastgate dns` and `eastgate hello`: what the gateway would make of files, without running it.
+//! `eastgate check`, `dns`, `hello` and `explain`: what the gateway would make of files, without running it.
 
-use std::net::SocketAddr;
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -8,16 +8,16 @@ use std::sync::Arc;
 use anyhow::Context;
 use eastgate_config::bootstrap::Settings;
 use eastgate_config::istio::{Index, Options};
-use eastgate_config::listener::Ends;
 use eastgate_config::snapshot::Snapshot;
 use serde_json::{Value, json};
 
 use crate::client_hello::ClientHello;
-use crate::connection;
+use crate::connection::explain::{self, OnListener, Question};
 use crate::dns;
+use crate::explain_command::{self, ExplainArgs};
 use crate::hello_command::{self, HelloArgs};
 use crate::source::files;
-use crate::table::{Asked, Table};
+use crate::table::Table;
 
 /// Prints what is refused in the directory, and what may surprise; exit 1 when anything is refused.
 ///
@@ -96,42 +96,43 @@ pub fn dns(
 /// The mesh directory cannot be read, or standard output not be written.
 pub fn hello(args: &HelloArgs, options: &Options) -> anyhow::Result<ExitCode> {
     let Some(dir) = &args.mesh_dir else { return hello_command::run(args, |_| None) };
-    let (_, snapshot) = snapshot(dir, options)?;
-    let table = Table::build(Arc::new(snapshot), &Default::default(), &Table::default());
+    let table = table(dir, options)?;
     hello_command::run(args, |hello| Some(where_to(&table, hello)))
 }
 
-/// Where a hello goes on each listener of the table.
+/// Explains what becomes of a connection with the mesh of a directory.
+///
+/// # Errors
+/// The mesh directory cannot be read, or standard output not be written.
+pub fn explain(args: &ExplainArgs, options: &Options) -> anyhow::Result<ExitCode> {
+    let dir = args.mesh_dir.as_deref().context("give --mesh-dir DIR with the resources of the mesh")?;
+    let explanation = explain::explain(&table(dir, options)?, &args.question(), &BTreeMap::new());
+    explain_command::print(&explanation, args.output == "json")
+}
+
+fn table(dir: &Path, options: &Options) -> anyhow::Result<Table> {
+    let (_, snapshot) = snapshot(dir, options)?;
+    Ok(Table::build(Arc::new(snapshot), &Default::default(), &Table::default()))
+}
+
+/// Where a hello goes on each listener of the table that reads hellos, and to which endpoints.
 fn where_to(table: &Table, hello: &ClientHello) -> Value {
-    let mut listeners: Vec<_> = table.listeners().map(|listener| &listener.config.name).collect();
-    listeners.sort();
-    // From anywhere, to anywhere: rules about addresses are not simulated here.
-    let anywhere = SocketAddr::from(([0, 0, 0, 0], 0));
-    let ends = Ends { destination: anywhere, direct_remote: anywhere, remote: anywhere };
-    let asked = Asked { server_name: Some(hello.server_name()), ends };
-    let on_listener = |name: &String| match table.route(name, &asked, hello.alpn(), |_| 0) {
-        Ok(routed) => {
-            let endpoints: Vec<_> =
-                routed.cluster.config.endpoints().map(|endpoint| &endpoint.address).collect();
-            json!({
-                "listener": name,
-                "chain": routed.chain,
-                "rewritten": routed.rewritten,
-                "cluster": routed.cluster.config.name,
-                "endpoints": endpoints,
-            })
-        }
-        Err(error) => {
-            let error = connection::Error::from(error);
-            let alert = error.alert();
-            json!({
-                "listener": name,
-                "flag": error.flag(),
-                "error": error.to_string(),
-                "alert": alert.map(|alert| alert.code()),
-                "alert_name": alert.map(|alert| alert.name()),
-            })
-        }
+    let question = Question {
+        server_name: hello.server_name().to_string(),
+        alpn: hello.alpn().map(<[u8]>::to_vec).collect(),
+        offline: true,
+        ..Question::default()
     };
-    listeners.into_iter().map(on_listener).collect()
+    let explanation = explain::explain(table, &question, &BTreeMap::new());
+    let on_listener = |on: &OnListener| {
+        let mut line = json!(on.verdict);
+        line["listener"] = json!(on.listener);
+        let cluster = on.verdict.cluster.as_ref().and_then(|name| table.cluster_named(name));
+        if let Some(cluster) = cluster {
+            let endpoints = cluster.config.endpoints().map(|endpoint| &endpoint.address);
+            line["endpoints"] = json!(endpoints.collect::<Vec<_>>());
+        }
+        line
+    };
+    explanation.listeners.iter().map(on_listener).collect()
 }

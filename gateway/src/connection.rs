@@ -25,6 +25,7 @@ use crate::upstream::endpoint::Endpoint;
 use crate::upstream::{self, Attempts, Cluster, Upstream};
 
 mod error;
+pub mod explain;
 mod originate;
 mod replay;
 mod terminate;

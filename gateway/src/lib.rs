@@ -22,6 +22,7 @@ pub mod source;
 
 pub mod access_log;
 pub mod admin;
+pub mod admin_client;
 pub mod closing;
 pub mod control_plane;
 pub mod dns;
@@ -37,6 +38,7 @@ pub mod app;
 pub mod args;
 pub mod check;
 pub mod demo;
+pub mod explain_command;
 pub mod hello_command;
 pub mod register;
 pub mod vm;

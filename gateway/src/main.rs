@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use eastgate::args::{self, CheckArgs, Command, DnsArgs, Eastgate, EnvoyArgs, VmCommand};
-use eastgate::{app, check, demo, register, signals, telemetry, vm, xds_command};
+use eastgate::{app, check, demo, explain_command, register, signals, telemetry, vm, xds_command};
 use eastgate_config::bootstrap::Settings;
 
 fn main() -> ExitCode {
@@ -31,6 +31,13 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
             check::run(&dir, &app::options(&settings)?, output == "json")
         }
         Command::Hello(args) => check::hello(&args, &app::options(&Settings::default())?),
+        Command::Explain(args) if args.mesh_dir.is_none() => {
+            control_runtime()?.block_on(explain_command::run(&args))
+        }
+        Command::Explain(args) => {
+            let settings = args::SettingsArgs::default().settings(std::env::vars())?;
+            check::explain(&args, &app::options(&settings)?)
+        }
         Command::Dns(DnsArgs { name, kind, settings }) => {
             let settings = settings.settings(std::env::vars())?;
             check::dns(name.as_deref(), &kind, &settings, &app::options(&settings)?)

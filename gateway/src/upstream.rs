@@ -14,6 +14,7 @@ pub mod dial;
 pub mod endpoint;
 pub mod health;
 pub mod resolve;
+pub mod state;
 
 pub use cluster::Cluster;
 use endpoint::Endpoint;

@@ -3,14 +3,10 @@
 use std::io::Write;
 use std::process::ExitCode;
 
-use anyhow::Context;
 use clap::{Args, Subcommand};
-use http_body_util::{BodyExt, Empty};
-use hyper::body::Bytes;
-use hyper::client::conn::http1;
-use hyper::{Method, Request, StatusCode, header};
-use hyper_util::rt::TokioIo;
-use tokio::net::TcpStream;
+use hyper::Method;
+
+use crate::admin_client::{ask, escaped};
 
 /// Ask a running gateway about its control plane.
 #[derive(Debug, Clone, Args)]
@@ -57,13 +53,6 @@ impl Question {
     }
 }
 
-/// Everything but letters, digits and three signs as `%XX`.
-fn escaped(text: &str) -> String {
-    let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
-    let escape = |byte: u8| if plain(byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") };
-    text.bytes().map(escape).collect()
-}
-
 /// Asks, and prints the answer.
 ///
 /// # Errors
@@ -72,23 +61,8 @@ pub async fn run(args: &XdsArgs) -> anyhow::Result<ExitCode> {
     let (method, path) = args.question.request();
     let format = if args.output == "json" { "format=json" } else { "" };
     let path = format!("{path}{format}");
-    let stream = TcpStream::connect(&args.admin)
-        .await
-        .with_context(|| format!("no gateway answers at {}; give --admin ADDRESS of one", args.admin))?;
-    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
-    tokio::spawn(connection);
     let path = path.trim_end_matches(['?', '&']);
-    let request = Request::builder()
-        .method(method)
-        .uri(path)
-        .header(header::HOST, &args.admin)
-        .body(Empty::<Bytes>::new())?;
-    let answer = sender.send_request(request).await?;
-    let status = answer.status();
-    let body = answer.into_body().collect().await?.to_bytes();
-    if status != StatusCode::OK {
-        anyhow::bail!("{}", String::from_utf8_lossy(&body).trim_end());
-    }
+    let body = ask(&args.admin, method, path).await?.good()?;
     std::io::stdout().write_all(&body)?;
     if !body.ends_with(b"\n") {
         println!();

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 /// The modules of the gateway, each importing only from rows below its own.
 const ROWS: &[&[&str]] = &[
     &[
+        "admin_client",
         "client_hello",
         "control_plane",
         "relay",
@@ -26,7 +27,7 @@ const ROWS: &[&[&str]] = &[
     &["closing", "listener"],
     &["connection", "publish"],
     &["accept", "source", "dns", "admin", "restart", "hello_command", "xds_command"],
-    &["app", "register"],
+    &["app", "register", "explain_command"],
     &["check", "vm"],
     &["args", "demo", "main"],
 ];

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use eastgate_config::listener::{self as config, FilterChain};
 use eastgate_config::rbac::{Peer, Rbac};
+use eastgate_config::route::Rewrite;
 use eastgate_config::server_name::Pattern;
 
 use super::server_names::ServerNames;
@@ -82,18 +83,19 @@ impl Listener {
             if let Some(found) = self.names.find(name.as_str(), chains, as_sent, protocols.clone(), tell) {
                 return self.taken(found?, None, asked, tell);
             }
-            rewritten = self.config.rewrites.iter().find_map(|rewrite| rewrite.apply(name.as_str()));
-            if let Some(other) = &rewritten {
+            let apply = |rewrite| Some((rewrite, Rewrite::apply(rewrite, name.as_str())?));
+            if let Some((rewrite, other)) = self.config.rewrites.iter().find_map(apply) {
                 let under = |pattern: &Pattern| pattern.matches(name.host());
                 let rewritten_fits = |chain: &FilterChain| match &*chain.matches.sent_as {
                     sent_as if sent_as.is_empty() || sent_as.iter().any(under) => unlike(chain),
                     _ => Some(Unfit::SentAs),
                 };
-                tell(Step::LookedUp(Lookup::Rewritten, other));
-                let found = self.names.find(other, chains, rewritten_fits, protocols.clone(), tell);
+                tell(Step::LookedUp(Lookup::Rewritten(rewrite), &other));
+                let found = self.names.find(&other, chains, rewritten_fits, protocols.clone(), tell);
                 if let Some(found) = found {
-                    return self.taken(found?, rewritten, asked, tell);
+                    return self.taken(found?, Some(other), asked, tell);
                 }
+                rewritten = Some(other);
             }
         }
         tell(Step::LookedUp(Lookup::Any, ""));

@@ -4,6 +4,7 @@
 
 use eastgate_config::listener::{FilterChain, Mismatch};
 use eastgate_config::rbac::{Peer, Rbac};
+use eastgate_config::route::Rewrite;
 
 use super::Limits;
 
@@ -11,7 +12,7 @@ use super::Limits;
 #[derive(Debug)]
 pub enum Step<'a> {
     /// A name is looked up; the chains that are asked next have it. Empty for [`Lookup::Any`].
-    LookedUp(Lookup, &'a str),
+    LookedUp(Lookup<'a>, &'a str),
     /// A chain of the name was asked, and took the connection or said why not.
     Asked {
         /// The chain.
@@ -45,12 +46,12 @@ pub enum Step<'a> {
 }
 
 /// Which name is looked up.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Lookup {
+#[derive(Debug, Clone, Copy)]
+pub enum Lookup<'a> {
     /// The one that was sent.
     AsSent,
-    /// What a rewrite made of it.
-    Rewritten,
+    /// What this rewrite made of it.
+    Rewritten(&'a Rewrite),
     /// Chains that take every name.
     Any,
 }
