@@ -279,10 +279,10 @@ fn verdict(routed: Result<Routed, crate::table::Error>, offline: bool) -> Verdic
     let limits = routed.limits.as_ref().and_then(|limits| limits.connections.as_ref());
     let overflow = cluster.config.max_connections.filter(|most| cluster.stats.active() >= *most as usize);
     let error = if let Some((gate, _)) = limits.filter(|(gate, _)| gate.inside() >= gate.limit()) {
-        Some(Error::TooMany { chain: routed.chain.clone(), limit: gate.limit() })
+        Some(Error::TooMany { chain: routed.chain.to_string(), limit: gate.limit() })
     } else if let Some(limit) = overflow {
         Some(upstream::Error::Overflow { cluster: name.clone(), limit }.into())
-    } else if cluster.balancer.endpoints().is_empty() && !(offline && cluster.has_names()) {
+    } else if cluster.balancer().endpoints().is_empty() && !(offline && cluster.has_names()) {
         Some(upstream::Error::NoEndpoint(name.clone()).into())
     } else {
         None
@@ -290,7 +290,7 @@ fn verdict(routed: Result<Routed, crate::table::Error>, offline: bool) -> Verdic
     Verdict {
         cluster: Some(name.clone()),
         refused: error.map(Refused::from),
-        chain: Some(routed.chain),
+        chain: Some(routed.chain.to_string()),
         rewritten: routed.rewritten,
     }
 }

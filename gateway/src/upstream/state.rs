@@ -1,13 +1,16 @@
 //! What operators are shown of a cluster and its endpoints: the same in `/clusters` and in an explanation.
 
+use std::collections::HashSet;
 use std::net::SocketAddr;
+use std::sync::Arc;
 
-use eastgate_config::cluster::Policy;
+use eastgate_config::cluster::{LocalityEndpoints, Policy};
 use eastgate_config::endpoint::{Address, Health};
+use eastgate_config::locality::Locality;
 use serde::Serialize;
 
 use super::cluster::Cluster;
-use super::endpoint::Endpoint;
+use super::endpoint::{Endpoint, Out};
 
 /// A cluster at this moment.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -51,6 +54,12 @@ pub struct EndpointState {
     pub workload: String,
     /// In Envoy's words: `healthy`, or the reasons why not, each behind a slash.
     pub health_flags: String,
+    /// What the source says of it.
+    #[serde(skip)]
+    pub eds_health: Health,
+    /// Where it stands.
+    #[serde(skip)]
+    pub place: Arc<Locality>,
     /// Would it be given a new connection?
     pub takes_connections: bool,
     /// Why it would not, for people.
@@ -69,23 +78,20 @@ pub struct EndpointState {
 impl ClusterState {
     /// Of this cluster.
     pub fn new(cluster: &Cluster) -> Self {
-        let chosen = cluster.balancer.endpoints();
-        let taking = |endpoint: &Endpoint| chosen.iter().any(|one| one.address == endpoint.address);
-        let mut localities: Vec<LocalityState> = Vec::new();
-        let groups = &cluster.config.localities;
+        let balancer = cluster.balancer();
+        let chosen: HashSet<_> = balancer.endpoints().iter().map(|endpoint| endpoint.address).collect();
+        let place = |group: &LocalityEndpoints| LocalityState {
+            locality: group.locality.to_string(),
+            priority: group.priority,
+            endpoints: Vec::new(),
+        };
+        let mut localities: Vec<_> = cluster.config.localities.iter().map(place).collect();
         for endpoint in &cluster.endpoints {
-            let locality = endpoint.locality.to_string();
-            let priority = groups.iter().find(|group| group.locality == *endpoint.locality);
-            let priority = priority.map_or(0, |group| group.priority);
-            let state = EndpointState::new(endpoint, taking(endpoint));
-            match localities
-                .iter_mut()
-                .find(|known| (&known.locality, known.priority) == (&locality, priority))
-            {
-                Some(known) => known.endpoints.push(state),
-                None => localities.push(LocalityState { locality, priority, endpoints: vec![state] }),
+            if let Some(locality) = localities.get_mut(endpoint.group) {
+                locality.endpoints.push(EndpointState::new(endpoint, chosen.contains(&endpoint.address)));
             }
         }
+        localities.retain(|locality| !locality.endpoints.is_empty());
         localities.sort_by_key(|locality| locality.priority);
         Self {
             name: cluster.config.name.clone(),
@@ -122,19 +128,37 @@ fn unresolved(cluster: &Cluster) -> Vec<String> {
 impl EndpointState {
     /// Of this endpoint; `chosen` says whether the cluster's policy chooses from it.
     pub fn new(endpoint: &Endpoint, chosen: bool) -> Self {
-        let (flags, why_out) = match endpoint.health {
-            Health::Healthy => ("healthy", None),
-            Health::Degraded => ("/degraded", None),
-            Health::Draining => ("/eds_status_draining", Some("the source says that it is draining")),
-            Health::Unhealthy => ("/failed_eds_health", Some("the source says that it is unhealthy")),
-        };
-        let waits = "others go before it: a lower priority has healthy endpoints, or it is degraded";
+        let mut reasons = Vec::new();
+        match endpoint.health {
+            Health::Healthy => {}
+            Health::Degraded => reasons.push(("/degraded_eds_health", None)),
+            Health::Draining => {
+                reasons.push(("/eds_status_draining", Some("the source says that it is draining")));
+            }
+            Health::Unhealthy => {
+                reasons.push(("/failed_eds_health", Some("the source says that it is unhealthy")));
+            }
+        }
+        for out in endpoint.stats.out() {
+            reasons.push(match out {
+                Out::Outlier => {
+                    ("/failed_outlier_check", Some("connections to it failed (outlier detection)"))
+                }
+                Out::FailedCheck => ("/failed_active_hc", Some("it fails its health check")),
+            });
+        }
+        let flags: String = reasons.iter().map(|(flag, _)| *flag).collect();
+        let why: Vec<_> = reasons.iter().filter_map(|(_, why)| *why).collect();
+        let waits = "others go before it: those of a lower priority, or healthy ones";
+        let why = if why.is_empty() { vec![waits] } else { why };
         Self {
             address: endpoint.address,
             workload: endpoint.workload.clone(),
-            health_flags: flags.into(),
+            health_flags: if flags.is_empty() { "healthy".into() } else { flags },
+            eds_health: endpoint.health,
+            place: Arc::clone(&endpoint.locality),
             takes_connections: chosen,
-            why_out: why_out.or((!chosen).then_some(waits)).map(str::to_owned),
+            why_out: (!chosen).then(|| why.join("; ")),
             weight: endpoint.weight,
             active: endpoint.stats.active(),
             connected: endpoint.stats.connected(),

@@ -31,7 +31,7 @@ pub(super) fn nearest(listener: &Listener, names: &[&str]) -> Vec<Near> {
             // What a chain has and did not take has its reason elsewhere.
             if likeness >= ALIKE && !names.contains(&text.as_str()) {
                 let sent_as = chain.matches.sent_as.clone();
-                found.push((likeness, Near { name: text, chain: chain.name.clone(), sent_as }));
+                found.push((likeness, Near { name: text, chain: chain.name.to_string(), sent_as }));
             }
         }
     }

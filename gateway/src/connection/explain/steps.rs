@@ -92,14 +92,14 @@ pub(super) fn write<'p>(
         Step::Asked { chain, unfit } => {
             let unfit = unfit.map(|unfit| why(chain, unfit, asked, offered));
             if let Some(Told::LookedUp { chains, .. }) = steps.last_mut() {
-                chains.push(Candidate { chain: chain.name.clone(), unfit });
+                chains.push(Candidate { chain: chain.name.to_string(), unfit });
             }
         }
         Step::Taken { chain, limits } => {
             let took = matches!(steps.last(), Some(Told::LookedUp { chains, .. })
                 if chains.last().is_some_and(|last| last.unfit.is_none()));
             if !took {
-                steps.push(Told::Default { chain: chain.name.clone() });
+                steps.push(Told::Default { chain: chain.name.to_string() });
             }
             steps.extend(limits.into_iter().flat_map(|limits| limits_of(chain, limits)));
         }

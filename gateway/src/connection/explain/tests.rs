@@ -202,7 +202,7 @@ fn chains() -> impl Strategy<Value = Vec<FilterChain>> {
         chain
     });
     proptest::collection::vec(made, 0..6).prop_map(|mut chains| {
-        chains.iter_mut().enumerate().for_each(|(index, chain)| chain.name = format!("chain-{index}"));
+        chains.iter_mut().enumerate().for_each(|(index, chain)| chain.name = format!("chain-{index}").into());
         chains
     })
 }
@@ -229,7 +229,7 @@ proptest! {
         let offered = alpn.iter().map(|protocol| protocol.as_bytes());
         match table.route("0.0.0.0_15443", &to, offered, |_| 0) {
             Ok(routed) => {
-                prop_assert_eq!(verdict.chain.as_ref(), Some(&routed.chain));
+                prop_assert_eq!(verdict.chain.as_deref(), Some(&*routed.chain));
                 prop_assert_eq!(verdict.cluster.as_ref(), Some(&routed.cluster.config.name));
                 prop_assert_eq!(&verdict.rewritten, &routed.rewritten);
                 let full = routed.limits.is_some();
