@@ -153,7 +153,7 @@ impl EndpointState {
         let why = if why.is_empty() { vec![waits] } else { why };
         Self {
             address: endpoint.address,
-            workload: endpoint.workload.clone(),
+            workload: endpoint.workload.to_string(),
             health_flags: if flags.is_empty() { "healthy".into() } else { flags },
             eds_health: endpoint.health,
             place: Arc::clone(&endpoint.locality),
