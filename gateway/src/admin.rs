@@ -52,6 +52,7 @@ const INDEX: &str = "\
 /clusters           every endpoint with its state and counters (?format=json)
 /listeners          where the listeners are bound (?format=json)
 /config_dump        what is configured, in Envoy's shape (?include_eds, resource, mask, name_regex, include_snapshot)
+/audit              every name that is reachable from outside, and what makes it so (?format=json)
 /names              what DNS answers, host by host (?format=json)
 /rejections         what was refused and why, and notices
 /xds                where the conversation with the control plane stands (?format=json)
@@ -71,6 +72,7 @@ pub fn operators(sight: Sight) -> Router {
         .route("/clusters", get(clusters::all))
         .route("/listeners", get(listeners))
         .route("/config_dump", get(config_dump::all))
+        .route("/audit", get(audit))
         .route("/names", get(names))
         .route("/rejections", get(rejections))
         .route("/xds", get(xds::status))
@@ -136,6 +138,14 @@ async fn listeners(State(sight): State<Sight>, Query(format): Query<Format>) -> 
         return Json(json!(bound)).into_response();
     }
     bound.iter().map(|(name, address)| format!("{name}::{address}\n")).collect::<String>().into_response()
+}
+
+async fn audit(State(sight): State<Sight>, Query(format): Query<Format>) -> Response {
+    let found = eastgate_config::audit::audit(&sight.table.load_full().snapshot);
+    if format.is_json() {
+        return Json(json!(found)).into_response();
+    }
+    found.iter().map(|exposure| format!("{exposure}\n")).collect::<String>().into_response()
 }
 
 async fn names(State(sight): State<Sight>, Query(format): Query<Format>) -> Response {

@@ -12,11 +12,12 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use crate::access_log;
+use crate::client_hello::ClientHello;
 use crate::gate::Pass;
 use crate::inspect::{self, Begun};
 use crate::listener::Listener;
 use crate::open::{self, Ask};
-use crate::proxy_protocol;
+use crate::proxy_protocol::{self, Told};
 use crate::relay::{self, Handed, Meter, Patience};
 use crate::table::Routed;
 use crate::tls;
@@ -146,7 +147,7 @@ async fn open(
     listener: &Listener,
     record: &mut access_log::Open,
 ) -> Result<Opened, Error> {
-    let Begun { hello, raw, told } = inspect(client, listener).await?;
+    let Begun { hello, raw, told } = inspect(client, record.client_addr, listener).await?;
     let ends = ends(client, told, record)?;
     record.server_name = hello.as_ref().map(|hello| hello.server_name().clone());
     listener.downstream.hello_seconds().observe(record.age());
@@ -158,8 +159,8 @@ async fn open(
     let mut attempts = attempts(&routed, ends.remote, listener);
     let upstream = connect(client, &routed, &mut attempts, record).await?;
     listener.downstream.connect_seconds().observe(record.age());
-    let may_replay = hello.is_some_and(|hello| !hello.early_data() && hello.consumed() == raw.len());
-    let first = announced(raw, &routed, ends);
+    let may_replay = hello.as_ref().is_some_and(|hello| !hello.early_data() && hello.consumed() == raw.len());
+    let first = announced(raw, &routed, ends, hello.as_ref());
     let (mut upstream, handed) = match may_replay {
         true => {
             replay(client, upstream, first, (&routed, &mut attempts), (&listener.upstream, record)).await?
@@ -172,20 +173,18 @@ async fn open(
 }
 
 /// Reads what the connection begins with, as one of a limited number of clients that are not past that.
-async fn inspect(client: &TcpStream, listener: &Listener) -> Result<Begun, Error> {
-    let beginning = listener.admit().ok_or(Error::TooFast)?;
+async fn inspect(client: &TcpStream, from: SocketAddr, listener: &Listener) -> Result<Begun, Error> {
+    let beginning = listener.admit(from).ok_or(Error::TooFast)?;
     let _pending = listener.hellos.enter().ok_or_else(|| Error::Pending(listener.hellos.limit()))?;
     Ok(inspect::beginning(client, beginning).await?)
 }
 
 /// Where the connection comes from and came to. What a PROXY protocol header tells goes before the sockets' addresses.
-fn ends(
-    client: &TcpStream,
-    told: Option<(SocketAddr, SocketAddr)>,
-    record: &mut access_log::Open,
-) -> Result<Ends, Error> {
+fn ends(client: &TcpStream, told: Option<Box<Told>>, record: &mut access_log::Open) -> Result<Ends, Error> {
     let direct_remote = record.client_addr;
-    let (remote, destination) = match told {
+    let told_ends = told.as_ref().and_then(|told| told.ends);
+    record.proxied = told.map(|told| told.tlvs.to_string().into_boxed_str()).filter(|said| !said.is_empty());
+    let (remote, destination) = match told_ends {
         Some(told) => told,
         None => (direct_remote, client.local_addr().map_err(|_| Error::ClientLeft)?),
     };
@@ -237,11 +236,13 @@ async fn connect(
 }
 
 /// The first bytes for the endpoint, with a PROXY protocol header before them where the cluster wants one.
-fn announced(raw: Vec<u8>, routed: &Routed, ends: Ends) -> Vec<u8> {
-    match routed.cluster.config.proxy_protocol {
-        None => raw,
-        Some(version) => [proxy_protocol::header(version, ends.remote, ends.destination), raw].concat(),
-    }
+fn announced(raw: Vec<u8>, routed: &Routed, ends: Ends, hello: Option<&ClientHello>) -> Vec<u8> {
+    let Some(version) = routed.cluster.config.proxy_protocol else { return raw };
+    let name = hello.map(|hello| hello.server_name().as_str());
+    // What is offered alone is what will be spoken, if anything is.
+    let mut offered = hello.into_iter().flat_map(ClientHello::alpn);
+    let alpn = offered.next().filter(|_| offered.next().is_none());
+    [proxy_protocol::header(version, (ends.remote, ends.destination), name, alpn), raw].concat()
 }
 
 /// Whoever speaks plain TCP, or TLS with the gateway itself, is told of a failure by a reset: a FIN would look like an

@@ -1,10 +1,12 @@
 //! What every connection of one listener shares.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use eastgate_config::bootstrap::{self, Settings};
+use eastgate_config::cidr::Cidr;
 use eastgate_config::cluster::Keepalive;
 use eastgate_config::listener::{Ends, Role};
 
@@ -40,6 +42,8 @@ pub struct Listener {
     pub clients: Clients,
     /// What is counted of both.
     pub tls: metrics::Tls,
+    /// The load balancers whose headers are believed; none where the listener's own word is enough.
+    trusted: Vec<Cidr>,
     max_hello_bytes: usize,
     hello_timeout: Duration,
     idle_timeout: Duration,
@@ -81,6 +85,7 @@ impl Listener {
             mesh: Arc::clone(&shared.mesh),
             clients: shared.clients.clone(),
             tls: shared.metrics.tls.clone(),
+            trusted: settings.listen.proxy_protocol_from.clone(),
             max_hello_bytes: settings.inspect.max_hello_bytes,
             hello_timeout: settings.inspect.timeout,
             idle_timeout: settings.relay.idle_timeout,
@@ -89,8 +94,8 @@ impl Listener {
         }
     }
 
-    /// What a connection is to begin with, or `None` when the listener has taken as many as its rate limit allows.
-    pub fn admit(&self) -> Option<Beginning> {
+    /// What a connection from there is to begin with, or `None` when the listener has taken as many as its rate limit allows.
+    pub fn admit(&self, from: SocketAddr) -> Option<Beginning> {
         let table = self.table.load();
         let listener = table.listener(&self.name);
         if let Some(rate) = listener.and_then(|listener| listener.rate.as_ref())
@@ -104,7 +109,10 @@ impl Listener {
         let timeout = options.and_then(|options| options.inspect_timeout).unwrap_or(self.hello_timeout);
         let now = tokio::time::Instant::now();
         Some(Beginning {
-            proxy_protocol: options.and_then(|options| options.proxy_protocol),
+            // Whoever is not a load balancer has a header taken for what it is: bytes that are no ClientHello.
+            proxy_protocol: options.and_then(|options| options.proxy_protocol).filter(|_| {
+                self.trusted.is_empty() || self.trusted.iter().any(|range| range.contains(from.ip()))
+            }),
             hello: !options.is_some_and(|options| options.plain),
             max_hello_bytes: max_hello.unwrap_or(self.max_hello_bytes),
             // Envoy takes 0 for no limit; here the process's own limit holds then.

@@ -72,17 +72,21 @@ pub async fn run(args: &XdsArgs) -> anyhow::Result<ExitCode> {
     let (method, path) = args.question.request();
     let format = if args.output == "json" { "format=json" } else { "" };
     let path = format!("{path}{format}");
-    let stream = TcpStream::connect(&args.admin)
+    ask(&args.admin, method, path.trim_end_matches(['?', '&'])).await
+}
+
+/// Asks the admin port of a running gateway, and prints the answer.
+///
+/// # Errors
+/// Nobody answers there, or what answers does not know.
+pub async fn ask(admin: &str, method: Method, path: &str) -> anyhow::Result<ExitCode> {
+    let stream = TcpStream::connect(admin)
         .await
-        .with_context(|| format!("no gateway answers at {}; give --admin ADDRESS of one", args.admin))?;
+        .with_context(|| format!("no gateway answers at {admin}; give the address of one's admin port"))?;
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
     tokio::spawn(connection);
-    let path = path.trim_end_matches(['?', '&']);
-    let request = Request::builder()
-        .method(method)
-        .uri(path)
-        .header(header::HOST, &args.admin)
-        .body(Empty::<Bytes>::new())?;
+    let request =
+        Request::builder().method(method).uri(path).header(header::HOST, admin).body(Empty::<Bytes>::new())?;
     let answer = sender.send_request(request).await?;
     let status = answer.status();
     let body = answer.into_body().collect().await?.to_bytes();

@@ -103,8 +103,8 @@ impl Listener {
             remote: asked.ends.remote.ip(),
             server_name: asked.server_name.map_or("", |name| name.as_str()),
         };
-        if !chain.options.rbac.iter().all(|rules| rules.allows(&peer)) {
-            return Err(Error::Denied { chain: chain.name.to_string() });
+        if let Some(why) = chain.options.rbac.iter().find_map(|rules| rules.refuses(&peer)) {
+            return Err(Error::Denied { chain: chain.name.to_string(), why: Box::new(why) });
         }
         Ok(Taken { chain, limits: self.limits.get(index).cloned().flatten(), rewritten })
     }
