@@ -113,6 +113,7 @@ impl App {
             metrics: metrics.clone(),
             access_log,
             hellos: Gate::new(settings.limits.max_pending_hellos),
+            in_flight: Arc::default(),
             mesh: Arc::clone(&mesh),
             clients: Clients::new(known),
         };

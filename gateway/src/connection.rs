@@ -14,11 +14,13 @@ use tokio::time::timeout;
 use crate::access_log;
 use crate::client_hello::ClientHello;
 use crate::gate::Pass;
+use crate::in_flight::Passing;
 use crate::inspect::{self, Begun};
 use crate::listener::Listener;
 use crate::open::{self, Ask};
 use crate::proxy_protocol::{self, Told};
 use crate::relay::{self, Handed, Meter, Patience};
+use crate::server_hello::Answer;
 use crate::table::Routed;
 use crate::tls;
 use crate::upstream::balance::hashing;
@@ -28,6 +30,7 @@ use crate::upstream::{self, Attempts, Cluster, Upstream};
 mod error;
 mod originate;
 mod replay;
+mod retry;
 mod terminate;
 
 pub use error::{Error, Fault};
@@ -156,20 +159,46 @@ async fn open(
     note_route(record, &routed, listener);
     let _counted = within_limits(&routed, listener).await?;
 
+    let _passing = pass_on(hello.as_ref(), &routed, listener)?;
     let mut attempts = attempts(&routed, ends.remote, listener);
     let upstream = connect(client, &routed, &mut attempts, record).await?;
     listener.downstream.connect_seconds().observe(record.age());
+    let extra = hello.as_ref().map_or(0, |hello| raw.len() - hello.consumed());
     let may_replay = hello.as_ref().is_some_and(|hello| !hello.early_data() && hello.consumed() == raw.len());
     let first = announced(raw, &routed, ends, hello.as_ref());
-    let (mut upstream, handed) = match may_replay {
+    let (mut upstream, handed, answer) = match may_replay {
         true => {
             replay(client, upstream, first, (&routed, &mut attempts), (&listener.upstream, record)).await?
         }
-        false => (upstream, Handed { to_upstream: first, ..Handed::default() }),
+        false => (upstream, Handed { to_upstream: first, ..Handed::default() }, None),
     };
     let patience = Box::new(listener.patience(&routed));
+    let handed = match (hello, answer) {
+        // Boxed, because few endpoints ask again, and few clients do not wait for what they say.
+        (Some(hello), Some(Answer::HelloRetryRequest) | None) => {
+            let sockets = (client, &upstream.stream);
+            Box::pin(retry::follow(sockets, handed, (&hello, extra), answer, listener)).await?
+        }
+        _ => handed,
+    };
     upstream.hold(attempts);
     Ok(Opened { upstream, cluster: routed.cluster, handed, patience, _counted })
+}
+
+/// Notes that the hello is on its way, until an endpoint has answered it. One that is on its way already has come round.
+fn pass_on(
+    hello: Option<&ClientHello>,
+    routed: &Routed,
+    listener: &Listener,
+) -> Result<Option<Passing>, Error> {
+    let Some(hello) = hello else { return Ok(None) };
+    listener.in_flight.enter(hello.client_random(), &listener.name).map_err(|_again| {
+        let error = Error::Loop(routed.cluster.config.name.clone());
+        if listener.in_flight.is_worth_a_line(listener.clock()) {
+            tracing::warn!(listener = &*listener.name, "{error}");
+        }
+        error
+    })
 }
 
 /// Reads what the connection begins with, as one of a limited number of clients that are not past that.
@@ -268,8 +297,13 @@ fn note_endpoint(record: &mut access_log::Open, endpoint: &Endpoint) {
 /// Says why with a TLS alert, then closes so that the alert arrives: a socket that is closed with unread bytes is
 /// reset by the kernel, and a reset overtakes the alert. What the client still sends is read for a moment, no longer.
 async fn refuse(client: &TcpStream, error: &Error, listener: &Listener) {
-    if let Error::Beginning(error) = error {
-        listener.downstream.hello_refused.with_label_values(&[error::reason(error)]).inc();
+    let reason = match error {
+        Error::Beginning(error) => Some(error::reason(error)),
+        Error::Renamed(_) => Some("renamed"),
+        _ => None,
+    };
+    if let Some(reason) = reason {
+        listener.downstream.hello_refused.with_label_values(&[reason]).inc();
     }
     let Some(alert) = error.alert().filter(|_| listener.speaks_tls()) else { return };
     // Seven bytes always fit into an empty send buffer; a client that is gone needs no alert.

@@ -13,6 +13,7 @@ use eastgate_config::listener::{Ends, Role};
 use crate::access_log::AccessLog;
 use crate::client_hello::ClientHello;
 use crate::gate::Gate;
+use crate::in_flight::InFlight;
 use crate::inspect::Beginning;
 use crate::metrics::{self, Metrics};
 use crate::relay::Patience;
@@ -36,6 +37,8 @@ pub struct Listener {
     pub downstream: metrics::Downstream,
     /// The clients whose ClientHello is not complete yet, of all listeners.
     pub hellos: Gate,
+    /// Those that are on their way to an endpoint.
+    pub in_flight: Arc<InFlight>,
     /// The process's own end of the mesh's TLS.
     pub mesh: Arc<Mesh>,
     /// The other kinds of TLS that it speaks to endpoints.
@@ -64,6 +67,8 @@ pub struct Shared {
     pub access_log: AccessLog,
     /// The clients whose ClientHello is not complete yet.
     pub hellos: Gate,
+    /// Those that are on their way to an endpoint.
+    pub in_flight: Arc<InFlight>,
     /// The process's own end of the mesh's TLS.
     pub mesh: Arc<Mesh>,
     /// The other kinds of TLS that it speaks to endpoints.
@@ -82,6 +87,7 @@ impl Listener {
             metrics: shared.metrics.listener(name),
             downstream: shared.metrics.downstream.clone(),
             hellos: shared.hellos.clone(),
+            in_flight: Arc::clone(&shared.in_flight),
             mesh: Arc::clone(&shared.mesh),
             clients: shared.clients.clone(),
             tls: shared.metrics.tls.clone(),
@@ -118,6 +124,11 @@ impl Listener {
             // Envoy takes 0 for no limit; here the process's own limit holds then.
             deadline: now + if timeout.is_zero() { self.hello_timeout } else { timeout },
         })
+    }
+
+    /// The largest ClientHello, and the time for one.
+    pub fn hello_limits(&self) -> (usize, Duration) {
+        (self.max_hello_bytes, self.hello_timeout)
     }
 
     /// What it does about TLS.
