@@ -11,6 +11,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::cidr::Cidr;
 use crate::cluster::{DEFAULT_CONNECT_TIMEOUT, Keepalive};
 use crate::duration;
 use crate::xds::{ExtraType, NAME_TABLE};
@@ -123,11 +124,18 @@ pub struct Listen {
     pub address: IpAddr,
     pub ports: BTreeMap<u16, SocketAddr>,
     pub exact_balance: bool,
+    #[serde(deserialize_with = "xds::one_or_many")]
+    pub proxy_protocol_from: Vec<Cidr>,
 }
 
 impl Default for Listen {
     fn default() -> Self {
-        Self { address: Ipv4Addr::UNSPECIFIED.into(), ports: BTreeMap::new(), exact_balance: false }
+        Self {
+            address: Ipv4Addr::UNSPECIFIED.into(),
+            ports: BTreeMap::new(),
+            exact_balance: false,
+            proxy_protocol_from: Vec::new(),
+        }
     }
 }
 

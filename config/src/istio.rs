@@ -18,6 +18,7 @@ use crate::cluster::DEFAULT_CONNECT_TIMEOUT;
 use crate::route::Rewrite;
 use crate::server_name::Pattern;
 
+mod authorization;
 mod auto_passthrough;
 mod catalog;
 mod destination_rule;
@@ -77,6 +78,8 @@ pub struct Options {
     /// `.svc.` names in the cluster's domain, if the gateway uses services of its own network; behind an egress gateway
     /// there is another gateway, which does that.
     pub rewrites: Option<Vec<Rewrite>>,
+    /// Whether there are load balancers before the gateway whose connections begin with a PROXY protocol header.
+    pub proxied: bool,
     /// Whether the gateway has a certificate of the mesh, with which it can speak the mesh's TLS for plain clients.
     pub certified: bool,
     /// For a connection attempt, where no DestinationRule says otherwise.
@@ -109,6 +112,7 @@ impl Options {
             bind: BTreeMap::new(),
             require_istio_alpn: true,
             rewrites: None,
+            proxied: false,
             certified: false,
             connect_timeout: DEFAULT_CONNECT_TIMEOUT,
             network: String::new(),

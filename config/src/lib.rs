@@ -3,6 +3,7 @@
 //! Everything here is pure: no socket, file, clock, task or environment variable. Bytes, text and time come in
 //! as arguments; a [`snapshot::Snapshot`] comes out. That is what makes every rule of it testable by a value.
 
+pub mod audit;
 pub mod bootstrap;
 pub mod cidr;
 pub mod cluster;

@@ -193,14 +193,17 @@ pub struct ChainOptions {
     pub access_log: bool,
     /// Each of them must allow a connection.
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub rbac: Vec<Rbac>,
+    pub rbac: Vec<Arc<Rbac>>,
     /// How many connections the chain has at once.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub connection_limit: Option<ConnectionLimit>,
     /// How fast the chain takes connections.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rate_limit: Option<RateLimit>,
-    /// The peer, where the listener originates or terminates TLS.
+    /// The resources that made the chain, for people.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub exposed_by: Option<Arc<str>>,
+    /// The peer, where the listener terminates TLS.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub peers: Option<Arc<Peers>>,
 }

@@ -102,6 +102,8 @@ pub enum StringTest {
     Suffix(String),
     /// Has it somewhere.
     Contains(String),
+    /// Is not empty.
+    Present,
 }
 
 /// What is known of a connection.
@@ -117,10 +119,37 @@ pub struct Peer<'a> {
     pub server_name: &'a str,
 }
 
+/// Why a connection may not go on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Refusal {
+    /// This policy denies it.
+    Denied(String),
+    /// Only certain connections are allowed, and it is none of them.
+    NotAllowed,
+}
+
+impl std::fmt::Display for Refusal {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Denied(policy) => write!(f, "denied by {policy}"),
+            Self::NotAllowed => f.write_str("no policy that allows anything allows this"),
+        }
+    }
+}
+
 impl Rbac {
     /// May the connection go on?
     pub fn allows(&self, peer: &Peer<'_>) -> bool {
-        self.matched(peer).is_some() == (self.action == Action::Allow)
+        self.refuses(peer).is_none()
+    }
+
+    /// Why the connection may not go on, if it may not.
+    pub fn refuses(&self, peer: &Peer<'_>) -> Option<Refusal> {
+        match (self.action, self.matched(peer)) {
+            (Action::Allow, None) => Some(Refusal::NotAllowed),
+            (Action::Deny, Some(policy)) => Some(Refusal::Denied(policy.name.clone())),
+            (Action::Allow, Some(_)) | (Action::Deny, None) => None,
+        }
     }
 
     /// The first policy that the connection matches.
@@ -172,6 +201,7 @@ impl StringMatch {
             StringTest::Prefix(other) => text.starts_with(&fold(other)),
             StringTest::Suffix(other) => text.ends_with(&fold(other)),
             StringTest::Contains(other) => text.contains(&fold(other)),
+            StringTest::Present => !text.is_empty(),
         }
     }
 }

@@ -346,6 +346,7 @@ mod tests {
             settings: Arc::new(settings),
             table: Arc::new(ArcSwap::from_pointee(Table::default())),
             metrics,
+            in_flight: Arc::default(),
             mesh: Arc::default(),
             clients: crate::tls::Clients::new(watch::channel(Arc::default()).1),
             hellos: Gate::new(usize::MAX),

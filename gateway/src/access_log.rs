@@ -41,6 +41,9 @@ pub struct Record {
     pub listener: Arc<str>,
     /// Who connected.
     pub client_addr: SocketAddr,
+    /// What a load balancer before the gateway says of the connection beside addresses (PROXY protocol version 2).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub proxied: Option<Box<str>>,
     /// The name that was sent, in canonical form: it holds no byte that could forge a line.
     pub server_name: Option<ServerName>,
     /// The name it was routed by, where a rewrite made it.
@@ -126,6 +129,7 @@ impl AccessLog {
             duration_ms: 0,
             listener: Arc::clone(listener),
             client_addr,
+            proxied: None,
             server_name: None,
             rewritten: None,
             route: None,

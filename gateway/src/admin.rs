@@ -55,6 +55,7 @@ const INDEX: &str = "\
 /listeners          where the listeners are bound (?format=json)
 /config_dump        what is configured, in Envoy's shape (?include_eds, resource, mask, name_regex, include_snapshot)
 /explain            where a connection goes and why (?sni=NAME, alpn, source, port, format=json)
+/audit              every name that is reachable from outside, and what makes it so (?format=json)
 /names              what DNS answers, host by host (?format=json)
 /rejections         what was refused and why, and notices
 /xds                where the conversation with the control plane stands (?format=json)
@@ -75,6 +76,7 @@ pub fn operators(sight: Sight) -> Router {
         .route("/listeners", get(listeners))
         .route("/config_dump", get(config_dump::all))
         .route("/explain", get(explain::explain))
+        .route("/audit", get(audit))
         .route("/names", get(names))
         .route("/rejections", get(rejections))
         .route("/xds", get(xds::status))
@@ -140,6 +142,14 @@ async fn listeners(State(sight): State<Sight>, Query(format): Query<Format>) -> 
         return Json(json!(bound)).into_response();
     }
     bound.iter().map(|(name, address)| format!("{name}::{address}\n")).collect::<String>().into_response()
+}
+
+async fn audit(State(sight): State<Sight>, Query(format): Query<Format>) -> Response {
+    let found = eastgate_config::audit::audit(&sight.table.load_full().snapshot);
+    if format.is_json() {
+        return Json(json!(found)).into_response();
+    }
+    found.iter().map(|exposure| format!("{exposure}\n")).collect::<String>().into_response()
 }
 
 async fn names(State(sight): State<Sight>, Query(format): Query<Format>) -> Response {

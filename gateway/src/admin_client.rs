@@ -1,5 +1,8 @@
 //! Asks a running gateway's admin port.
 
+use std::io::Write;
+use std::process::ExitCode;
+
 use anyhow::Context;
 use http_body_util::{BodyExt, Empty};
 use hyper::body::Bytes;
@@ -50,6 +53,19 @@ pub async fn ask(admin: &str, method: Method, path: &str) -> anyhow::Result<Answ
             exchange(stream, address, method, path).await
         }
     }
+}
+
+/// Asks, and prints the answer.
+///
+/// # Errors
+/// Nobody answers at the admin port, or what answers does not know.
+pub async fn print(admin: &str, method: Method, path: &str) -> anyhow::Result<ExitCode> {
+    let body = ask(admin, method, path).await?.good()?;
+    std::io::stdout().write_all(&body)?;
+    if !body.ends_with(b"\n") {
+        println!();
+    }
+    Ok(ExitCode::SUCCESS)
 }
 
 async fn exchange<S>(stream: S, host: &str, method: Method, path: &str) -> anyhow::Result<Answer>

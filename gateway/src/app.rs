@@ -113,6 +113,7 @@ impl App {
             metrics: metrics.clone(),
             access_log,
             hellos: Gate::new(settings.limits.max_pending_hellos),
+            in_flight: Arc::default(),
             mesh: Arc::clone(&mesh),
             clients: Clients::new(known),
         };
@@ -378,6 +379,7 @@ pub fn options(settings: &Settings) -> anyhow::Result<Options> {
         require_istio_alpn: settings.routing.require_istio_alpn,
         rewrites: Some(rewrites).filter(|rewrites| !rewrites.is_empty()),
         certified: settings.tls.certs_dir.is_some(),
+        proxied: !settings.listen.proxy_protocol_from.is_empty(),
         connect_timeout: settings.upstream.connect_timeout,
         network: settings.node.network.clone(),
         network_view: settings.node.network_view.clone(),

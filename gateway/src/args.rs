@@ -41,6 +41,8 @@ pub enum Command {
     Demo,
     /// Check a directory of Istio and Kubernetes resources; exit 1 if one is refused
     Check(CheckArgs),
+    /// List every name that is reachable from outside, and what makes it so
+    Audit(AuditArgs),
     /// Decode raw ClientHellos: what they say, and where they would go
     Hello(HelloArgs),
     /// Explain step by step where a server name goes, or why it is refused
@@ -74,6 +76,17 @@ pub enum Command {
 pub struct CheckArgs {
     /// The directory, or one file
     pub dir: PathBuf,
+    /// Print text or JSON
+    #[arg(short, long, default_value = "text", value_parser = ["text", "json"])]
+    pub output: String,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub settings: SettingsArgs,
+}
+
+/// `eastgate audit`: of the directory that `--mesh-dir` names, or else of the running gateway at `--admin`
+#[derive(Debug, Args)]
+pub struct AuditArgs {
     /// Print text or JSON
     #[arg(short, long, default_value = "text", value_parser = ["text", "json"])]
     pub output: String,

@@ -1,4 +1,4 @@
-//! `eastgate check`, `dns`, `hello` and `explain`: what the gateway would make of files, without running it.
+//! `eastgate check`, `audit`, `dns`, `hello` and `explain`: what the gateway would make of files, without running it.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -55,6 +55,20 @@ pub fn run(dir: &Path, options: &Options, as_json: bool) -> anyhow::Result<ExitC
         );
     }
     Ok(if rejections.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Prints every name that would be reachable from outside with this mesh directory.
+///
+/// # Errors
+/// It cannot be read.
+pub fn audit(dir: &Path, options: &Options, as_json: bool) -> anyhow::Result<ExitCode> {
+    let found = eastgate_config::audit::audit(&snapshot(dir, options)?.1);
+    if as_json {
+        println!("{:#}", json!(found));
+    } else {
+        found.iter().for_each(|exposure| println!("{exposure}"));
+    }
+    Ok(ExitCode::SUCCESS)
 }
 
 fn snapshot(dir: &Path, options: &Options) -> anyhow::Result<(usize, Snapshot)> {

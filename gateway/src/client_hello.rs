@@ -18,6 +18,7 @@ mod foreign;
 pub mod ja4;
 mod message;
 mod refusal;
+pub mod second;
 mod seen;
 #[cfg(test)]
 mod tests;

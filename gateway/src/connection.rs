@@ -12,12 +12,15 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use crate::access_log;
+use crate::client_hello::ClientHello;
 use crate::gate::Pass;
+use crate::in_flight::Passing;
 use crate::inspect::{self, Begun};
 use crate::listener::Listener;
 use crate::open::{self, Ask};
-use crate::proxy_protocol;
+use crate::proxy_protocol::{self, Told};
 use crate::relay::{self, Handed, Meter, Patience};
+use crate::server_hello::Answer;
 use crate::table::Routed;
 use crate::tls;
 use crate::upstream::balance::hashing;
@@ -28,6 +31,7 @@ mod error;
 pub mod explain;
 mod originate;
 mod replay;
+mod retry;
 mod terminate;
 
 pub use error::{Error, Fault};
@@ -147,7 +151,7 @@ async fn open(
     listener: &Listener,
     record: &mut access_log::Open,
 ) -> Result<Opened, Error> {
-    let Begun { hello, raw, told } = inspect(client, listener).await?;
+    let Begun { hello, raw, told } = inspect(client, record.client_addr, listener).await?;
     let ends = ends(client, told, record)?;
     record.server_name = hello.as_ref().map(|hello| hello.server_name().clone());
     listener.downstream.hello_seconds().observe(record.age());
@@ -156,37 +160,61 @@ async fn open(
     note_route(record, &routed, listener);
     let _counted = within_limits(&routed, listener).await?;
 
+    let _passing = pass_on(hello.as_ref(), &routed, listener)?;
     let mut attempts = attempts(&routed, ends.remote, listener);
     let upstream = connect(client, &routed, &mut attempts, record).await?;
     listener.downstream.connect_seconds().observe(record.age());
-    let may_replay = hello.is_some_and(|hello| !hello.early_data() && hello.consumed() == raw.len());
-    let first = announced(raw, &routed, ends);
-    let (mut upstream, handed) = match may_replay {
+    let extra = hello.as_ref().map_or(0, |hello| raw.len() - hello.consumed());
+    let may_replay = hello.as_ref().is_some_and(|hello| !hello.early_data() && hello.consumed() == raw.len());
+    let first = announced(raw, &routed, ends, hello.as_ref());
+    let (mut upstream, handed, answer) = match may_replay {
         true => {
             replay(client, upstream, first, (&routed, &mut attempts), (&listener.upstream, record)).await?
         }
-        false => (upstream, Handed { to_upstream: first, ..Handed::default() }),
+        false => (upstream, Handed { to_upstream: first, ..Handed::default() }, None),
     };
     let patience = Box::new(listener.patience(&routed));
+    let handed = match (hello, answer) {
+        // Boxed, because few endpoints ask again, and few clients do not wait for what they say.
+        (Some(hello), Some(Answer::HelloRetryRequest) | None) => {
+            let sockets = (client, &upstream.stream);
+            Box::pin(retry::follow(sockets, handed, (&hello, extra), answer, listener)).await?
+        }
+        _ => handed,
+    };
     upstream.hold(attempts);
     Ok(Opened { upstream, cluster: routed.cluster, handed, patience, _counted })
 }
 
+/// Notes that the hello is on its way, until an endpoint has answered it. One that is on its way already has come round.
+fn pass_on(
+    hello: Option<&ClientHello>,
+    routed: &Routed,
+    listener: &Listener,
+) -> Result<Option<Passing>, Error> {
+    let Some(hello) = hello else { return Ok(None) };
+    listener.in_flight.enter(hello.client_random(), &listener.name).map_err(|_again| {
+        let error = Error::Loop(routed.cluster.config.name.clone());
+        if listener.in_flight.is_worth_a_line(listener.clock()) {
+            tracing::warn!(listener = &*listener.name, "{error}");
+        }
+        error
+    })
+}
+
 /// Reads what the connection begins with, as one of a limited number of clients that are not past that.
-async fn inspect(client: &TcpStream, listener: &Listener) -> Result<Begun, Error> {
-    let beginning = listener.admit().ok_or(Error::TooFast)?;
+async fn inspect(client: &TcpStream, from: SocketAddr, listener: &Listener) -> Result<Begun, Error> {
+    let beginning = listener.admit(from).ok_or(Error::TooFast)?;
     let _pending = listener.hellos.enter().ok_or_else(|| Error::Pending(listener.hellos.limit()))?;
     Ok(inspect::beginning(client, beginning).await?)
 }
 
 /// Where the connection comes from and came to. What a PROXY protocol header tells goes before the sockets' addresses.
-fn ends(
-    client: &TcpStream,
-    told: Option<(SocketAddr, SocketAddr)>,
-    record: &mut access_log::Open,
-) -> Result<Ends, Error> {
+fn ends(client: &TcpStream, told: Option<Box<Told>>, record: &mut access_log::Open) -> Result<Ends, Error> {
     let direct_remote = record.client_addr;
-    let (remote, destination) = match told {
+    let told_ends = told.as_ref().and_then(|told| told.ends);
+    record.proxied = told.map(|told| told.tlvs.to_string().into_boxed_str()).filter(|said| !said.is_empty());
+    let (remote, destination) = match told_ends {
         Some(told) => told,
         None => (direct_remote, client.local_addr().map_err(|_| Error::ClientLeft)?),
     };
@@ -238,11 +266,13 @@ async fn connect(
 }
 
 /// The first bytes for the endpoint, with a PROXY protocol header before them where the cluster wants one.
-fn announced(raw: Vec<u8>, routed: &Routed, ends: Ends) -> Vec<u8> {
-    match routed.cluster.config.proxy_protocol {
-        None => raw,
-        Some(version) => [proxy_protocol::header(version, ends.remote, ends.destination), raw].concat(),
-    }
+fn announced(raw: Vec<u8>, routed: &Routed, ends: Ends, hello: Option<&ClientHello>) -> Vec<u8> {
+    let Some(version) = routed.cluster.config.proxy_protocol else { return raw };
+    let name = hello.map(|hello| hello.server_name().as_str());
+    // What is offered alone is what will be spoken, if anything is.
+    let mut offered = hello.into_iter().flat_map(ClientHello::alpn);
+    let alpn = offered.next().filter(|_| offered.next().is_none());
+    [proxy_protocol::header(version, (ends.remote, ends.destination), name, alpn), raw].concat()
 }
 
 /// Whoever speaks plain TCP, or TLS with the gateway itself, is told of a failure by a reset: a FIN would look like an
@@ -268,8 +298,13 @@ fn note_endpoint(record: &mut access_log::Open, endpoint: &Endpoint) {
 /// Says why with a TLS alert, then closes so that the alert arrives: a socket that is closed with unread bytes is
 /// reset by the kernel, and a reset overtakes the alert. What the client still sends is read for a moment, no longer.
 async fn refuse(client: &TcpStream, error: &Error, listener: &Listener) {
-    if let Error::Beginning(error) = error {
-        listener.downstream.hello_refused.with_label_values(&[error::reason(error)]).inc();
+    let reason = match error {
+        Error::Beginning(error) => Some(error::reason(error)),
+        Error::Renamed(_) => Some("renamed"),
+        _ => None,
+    };
+    if let Some(reason) = reason {
+        listener.downstream.hello_refused.with_label_values(&[reason]).inc();
     }
     let Some(alert) = error.alert().filter(|_| listener.speaks_tls()) else { return };
     // Seven bytes always fit into an empty send buffer; a client that is gone needs no alert.

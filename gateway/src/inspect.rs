@@ -3,14 +3,13 @@
 
 use std::future::poll_fn;
 use std::io::ErrorKind;
-use std::net::SocketAddr;
 
 use eastgate_config::listener::ProxyProtocol;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout_at};
 
 use crate::client_hello::{ClientHello, Inspector, Refusal};
-use crate::proxy_protocol::{self, Verdict};
+use crate::proxy_protocol::{self, Told, Verdict};
 use crate::relay;
 
 /// What a connection is to begin with.
@@ -34,8 +33,8 @@ pub struct Begun {
     /// Every byte that was read, but for the PROXY protocol header: the endpoint gets these very bytes, because the
     /// ClientHello is hashed into the TLS transcript.
     pub raw: Vec<u8>,
-    /// The client and the address it connected to, as the header tells them.
-    pub told: Option<(SocketAddr, SocketAddr)>,
+    /// What the header tells, where there was one.
+    pub told: Option<Box<Told>>,
 }
 
 /// Why a connection's beginning is refused.
@@ -118,21 +117,19 @@ async fn client_hello(
     }
 }
 
-type Told = Option<(SocketAddr, SocketAddr)>;
-
 /// Reads the header, and gives what it tells and the bytes that came behind it.
 async fn proxy_header(
     client: &TcpStream,
     rules: ProxyProtocol,
     deadline: Instant,
-) -> Result<(Told, Vec<u8>), proxy_protocol::Error> {
+) -> Result<(Option<Box<Told>>, Vec<u8>), proxy_protocol::Error> {
     let mut bytes = Vec::new();
     loop {
         match proxy_protocol::parse(&bytes)? {
             Verdict::NeedMore => {}
             Verdict::Absent if rules.optional => return Ok((None, bytes)),
             Verdict::Absent => return Err(proxy_protocol::Error::Missing),
-            Verdict::Header(told, length) => return Ok((told, bytes.split_off(length))),
+            Verdict::Header(told, length) => return Ok((Some(Box::new(told)), bytes.split_off(length))),
         }
         match read(client, 512, deadline, |piece| bytes.extend_from_slice(piece)).await {
             Ok(()) => {}

@@ -5,6 +5,7 @@
 pub mod accept;
 pub mod client_hello;
 pub mod connection;
+pub mod in_flight;
 pub mod inspect;
 pub mod listener;
 pub mod open;

@@ -1,16 +1,19 @@
 //! What every connection of one listener shares.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use eastgate_config::bootstrap::{self, Settings};
+use eastgate_config::cidr::Cidr;
 use eastgate_config::cluster::Keepalive;
 use eastgate_config::listener::{Ends, Role};
 
 use crate::access_log::AccessLog;
 use crate::client_hello::ClientHello;
 use crate::gate::Gate;
+use crate::in_flight::InFlight;
 use crate::inspect::Beginning;
 use crate::metrics::{self, Metrics};
 use crate::relay::Patience;
@@ -34,12 +37,16 @@ pub struct Listener {
     pub downstream: metrics::Downstream,
     /// The clients whose ClientHello is not complete yet, of all listeners.
     pub hellos: Gate,
+    /// Those that are on their way to an endpoint.
+    pub in_flight: Arc<InFlight>,
     /// The process's own end of the mesh's TLS.
     pub mesh: Arc<Mesh>,
     /// The other kinds of TLS that it speaks to endpoints.
     pub clients: Clients,
     /// What is counted of both.
     pub tls: metrics::Tls,
+    /// The load balancers whose headers are believed; none where the listener's own word is enough.
+    trusted: Vec<Cidr>,
     max_hello_bytes: usize,
     hello_timeout: Duration,
     idle_timeout: Duration,
@@ -60,6 +67,8 @@ pub struct Shared {
     pub access_log: AccessLog,
     /// The clients whose ClientHello is not complete yet.
     pub hellos: Gate,
+    /// Those that are on their way to an endpoint.
+    pub in_flight: Arc<InFlight>,
     /// The process's own end of the mesh's TLS.
     pub mesh: Arc<Mesh>,
     /// The other kinds of TLS that it speaks to endpoints.
@@ -78,9 +87,11 @@ impl Listener {
             metrics: shared.metrics.listener(name),
             downstream: shared.metrics.downstream.clone(),
             hellos: shared.hellos.clone(),
+            in_flight: Arc::clone(&shared.in_flight),
             mesh: Arc::clone(&shared.mesh),
             clients: shared.clients.clone(),
             tls: shared.metrics.tls.clone(),
+            trusted: settings.listen.proxy_protocol_from.clone(),
             max_hello_bytes: settings.inspect.max_hello_bytes,
             hello_timeout: settings.inspect.timeout,
             idle_timeout: settings.relay.idle_timeout,
@@ -89,8 +100,8 @@ impl Listener {
         }
     }
 
-    /// What a connection is to begin with, or `None` when the listener has taken as many as its rate limit allows.
-    pub fn admit(&self) -> Option<Beginning> {
+    /// What a connection from there is to begin with, or `None` when the listener has taken as many as its rate limit allows.
+    pub fn admit(&self, from: SocketAddr) -> Option<Beginning> {
         let table = self.table.load();
         let listener = table.listener(&self.name);
         if let Some(rate) = listener.and_then(|listener| listener.rate.as_ref())
@@ -104,12 +115,20 @@ impl Listener {
         let timeout = options.and_then(|options| options.inspect_timeout).unwrap_or(self.hello_timeout);
         let now = tokio::time::Instant::now();
         Some(Beginning {
-            proxy_protocol: options.and_then(|options| options.proxy_protocol),
+            // Whoever is not a load balancer has a header taken for what it is: bytes that are no ClientHello.
+            proxy_protocol: options.and_then(|options| options.proxy_protocol).filter(|_| {
+                self.trusted.is_empty() || self.trusted.iter().any(|range| range.contains(from.ip()))
+            }),
             hello: !options.is_some_and(|options| options.plain),
             max_hello_bytes: max_hello.unwrap_or(self.max_hello_bytes),
             // Envoy takes 0 for no limit; here the process's own limit holds then.
             deadline: now + if timeout.is_zero() { self.hello_timeout } else { timeout },
         })
+    }
+
+    /// The largest ClientHello, and the time for one.
+    pub fn hello_limits(&self) -> (usize, Duration) {
+        (self.max_hello_bytes, self.hello_timeout)
     }
 
     /// What it does about TLS.

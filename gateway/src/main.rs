@@ -3,9 +3,10 @@
 use std::process::ExitCode;
 
 use clap::Parser;
-use eastgate::args::{self, CheckArgs, Command, DnsArgs, Eastgate, EnvoyArgs, VmCommand};
-use eastgate::{app, check, demo, explain_command, register, signals, telemetry, vm, xds_command};
+use eastgate::args::{self, AuditArgs, CheckArgs, Command, DnsArgs, Eastgate, EnvoyArgs, VmCommand};
+use eastgate::{admin_client, app, check, demo, explain_command, register, signals, telemetry, vm, xds_command};
 use eastgate_config::bootstrap::Settings;
+use hyper::Method;
 
 fn main() -> ExitCode {
     let ended = match EnvoyArgs::of_process() {
@@ -29,6 +30,15 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Check(CheckArgs { dir, output, settings }) => {
             let settings = settings.settings(std::env::vars())?;
             check::run(&dir, &app::options(&settings)?, output == "json")
+        }
+        Command::Audit(AuditArgs { output, settings }) => {
+            let settings = settings.settings(std::env::vars())?;
+            if let Some(dir) = &settings.source.mesh_dir {
+                return check::audit(dir, &app::options(&settings)?, output == "json");
+            }
+            let path = if output == "json" { "/audit?format=json" } else { "/audit" };
+            let admin = settings.admin.address.to_string();
+            control_runtime()?.block_on(admin_client::print(&admin, Method::GET, path))
         }
         Command::Hello(args) => check::hello(&args, &app::options(&Settings::default())?),
         Command::Explain(args) if args.mesh_dir.is_none() => {

@@ -14,6 +14,10 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use eastgate_config::cluster::ProxyVersion;
 
+mod tlvs;
+
+pub use tlvs::Tlvs;
+
 const SIGNATURE: &[u8; 12] = b"\r\n\r\n\0\r\nQUIT\n";
 const V1_START: &[u8] = b"PROXY ";
 const V1_MAX: usize = 107;
@@ -21,14 +25,29 @@ const V2_FIXED: usize = 16;
 /// The longest header that is read, TLVs included.
 pub const MAX_HEADER: usize = 8 * 1024;
 
+/// What a header tells.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Told {
+    /// The client and the address it connected to. They are missing where the load balancer speaks for itself (health
+    /// checks) or the connection is not over IP.
+    pub ends: Option<(SocketAddr, SocketAddr)>,
+    /// What is said beside that.
+    pub tlvs: Tlvs,
+}
+
+impl Told {
+    fn of(ends: Option<(SocketAddr, SocketAddr)>) -> Self {
+        Self { ends, tlvs: Tlvs::default() }
+    }
+}
+
 /// What the first bytes of a connection are.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Verdict {
     /// The beginning of a header; more must come.
     NeedMore,
-    /// A header of so many bytes, and the client and the address it connected to. They are missing where the load
-    /// balancer speaks for itself (health checks) or the connection is not over IP.
-    Header(Option<(SocketAddr, SocketAddr)>, usize),
+    /// A header of so many bytes, and what it tells.
+    Header(Told, usize),
     /// No header.
     Absent,
 }
@@ -48,6 +67,12 @@ pub enum Error {
     /// Lengths that do not add up.
     #[error("a PROXY protocol version 2 header whose lengths do not add up")]
     Length,
+    /// A value that is not what its type says, or one too many.
+    #[error("a PROXY protocol version 2 header with a bad value of type 0x{0:02x}")]
+    Tlv(u8),
+    /// Something was changed on the way.
+    #[error("a PROXY protocol version 2 header whose checksum is wrong: it was damaged or forged on the way")]
+    Checksum,
     /// Longer than is read.
     #[error("a PROXY protocol header of {0} bytes, more than {MAX_HEADER}")]
     TooLong(usize),
@@ -70,8 +95,14 @@ pub fn parse(bytes: &[u8]) -> Result<Verdict, Error> {
     }
 }
 
-/// The header that tells an endpoint who its client is and where that one connected to.
-pub fn header(version: ProxyVersion, source: SocketAddr, destination: SocketAddr) -> Vec<u8> {
+/// The header that tells an endpoint who its client is and where that one connected to. Version 2 has the server name
+/// that it asked for, and its protocol where it offers just one, and a checksum.
+pub fn header(
+    version: ProxyVersion,
+    (source, destination): (SocketAddr, SocketAddr),
+    server_name: Option<&str>,
+    alpn: Option<&[u8]>,
+) -> Vec<u8> {
     // One header is of one family: where the two differ, both are told as IPv6, an IPv4 address as a mapped one.
     let (one, other) = (source.ip().to_canonical(), destination.ip().to_canonical());
     let both_v4 =
@@ -93,7 +124,9 @@ pub fn header(version: ProxyVersion, source: SocketAddr, destination: SocketAddr
                 Some((one, other)) => ([0x21, 0x11, 0, 12], [one.octets(), other.octets()].concat()),
                 None => ([0x21, 0x21, 0, 36], [v6(one).octets(), v6(other).octets()].concat()),
             };
-            [&SIGNATURE[..], &family, &addresses, &ports].concat()
+            let mut header = [&SIGNATURE[..], &family, &addresses, &ports].concat();
+            tlvs::add(&mut header, server_name, alpn);
+            header
         }
     }
 }
@@ -117,7 +150,7 @@ fn version1(bytes: &[u8]) -> Result<Verdict, Error> {
         ["TCP6", ends @ ..] => Some(v1_ends::<Ipv6Addr>(ends)?),
         _ => return Err(Error::Version1),
     };
-    Ok(Verdict::Header(addresses, end + 1))
+    Ok(Verdict::Header(Told::of(addresses), end + 1))
 }
 
 fn v1_ends<T: std::str::FromStr + Into<IpAddr>>(fields: &[&str]) -> Result<(SocketAddr, SocketAddr), Error> {
@@ -144,26 +177,26 @@ fn version2(bytes: &[u8]) -> Result<Verdict, Error> {
         return Err(Error::TooLong(total));
     }
     let Some(body) = rest.get(..length) else { return Ok(Verdict::NeedMore) };
-    let (addresses, tlvs) = match (command, family) {
+    let (ends, tlvs) = match (command, family) {
         // A health check of the load balancer's own; whatever else it says is not about a client.
-        (0x20, _) => return Ok(Verdict::Header(None, total)),
+        (0x20, _) | (0x21, 0x00) => return Ok(Verdict::Header(Told::default(), total)),
         (0x21, 0x11) => {
-            let (ends, tlvs) = body.split_first_chunk::<12>().ok_or(Error::Length)?;
+            let (ends, _) = body.split_first_chunk::<12>().ok_or(Error::Length)?;
             let [a, b, c, d, e, f, g, h, ports @ ..] = *ends;
-            (Some(v2_ends([a, b, c, d].into(), [e, f, g, h].into(), ports)), tlvs)
+            (Some(v2_ends([a, b, c, d].into(), [e, f, g, h].into(), ports)), 12)
         }
         (0x21, 0x21) => {
             let (source, rest) = body.split_first_chunk::<16>().ok_or(Error::Length)?;
             let (destination, rest) = rest.split_first_chunk::<16>().ok_or(Error::Length)?;
-            let (ports, tlvs) = rest.split_first_chunk::<4>().ok_or(Error::Length)?;
-            (Some(v2_ends((*source).into(), (*destination).into(), *ports)), tlvs)
+            let (ports, _) = rest.split_first_chunk::<4>().ok_or(Error::Length)?;
+            (Some(v2_ends((*source).into(), (*destination).into(), *ports)), 36)
         }
-        (0x21, 0x31) => (None, body.get(216..).ok_or(Error::Length)?),
-        (0x21, 0x00) => return Ok(Verdict::Header(None, total)),
+        (0x21, 0x31) if length >= 216 => (None, 216),
+        (0x21, 0x31) => return Err(Error::Length),
         (command, family) => return Err(Error::Version2(command, family)),
     };
-    check_tlvs(tlvs)?;
-    Ok(Verdict::Header(addresses, total))
+    let tlvs = tlvs::read(bytes.get(..total).unwrap_or_default(), V2_FIXED + tlvs)?;
+    Ok(Verdict::Header(Told { ends, tlvs }, total))
 }
 
 fn v2_ends(source: IpAddr, destination: IpAddr, ports: [u8; 4]) -> (SocketAddr, SocketAddr) {
@@ -174,117 +207,5 @@ fn v2_ends(source: IpAddr, destination: IpAddr, ports: [u8; 4]) -> (SocketAddr, 
     )
 }
 
-/// The TLVs must fill what is left exactly; what they say is not used.
-fn check_tlvs(mut tlvs: &[u8]) -> Result<(), Error> {
-    while let [_, high, low, rest @ ..] = tlvs {
-        let length = usize::from(u16::from_be_bytes([*high, *low]));
-        tlvs = rest.get(length..).ok_or(Error::Length)?;
-    }
-    if tlvs.is_empty() { Ok(()) } else { Err(Error::Length) }
-}
-
 #[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-
-    fn v2(command: u8, family: u8, body: &[u8]) -> Vec<u8> {
-        let length = u16::try_from(body.len()).unwrap().to_be_bytes();
-        [SIGNATURE, &[command, family][..], &length, body].concat()
-    }
-
-    const V4: &[u8] = &[192, 0, 2, 1, 192, 0, 2, 2, 0xdc, 4, 1, 0xbb];
-
-    fn ends() -> Option<(SocketAddr, SocketAddr)> {
-        Some(("192.0.2.1:56324".parse().unwrap(), "192.0.2.2:443".parse().unwrap()))
-    }
-
-    #[test]
-    fn both_versions_name_the_client() {
-        let one = b"PROXY TCP4 192.0.2.1 192.0.2.2 56324 443\r\n\x16\x03\x01";
-        assert_eq!(parse(one), Ok(Verdict::Header(ends(), one.len() - 3)));
-        let six = b"PROXY TCP6 2001:db8::1 ::1 1 2\r\n";
-        let expected = Some(("[2001:db8::1]:1".parse().unwrap(), "[::1]:2".parse().unwrap()));
-        assert_eq!(parse(six), Ok(Verdict::Header(expected, six.len())));
-        let two = v2(0x21, 0x11, V4);
-        assert_eq!(parse(&two), Ok(Verdict::Header(ends(), two.len())));
-        let with_tlvs = v2(0x21, 0x11, &[V4, &[4, 0, 1, 9, 0xea, 0, 0]].concat());
-        assert_eq!(parse(&with_tlvs), Ok(Verdict::Header(ends(), with_tlvs.len())));
-    }
-
-    #[test]
-    fn a_load_balancers_own_connection_names_nobody() {
-        for header in
-            [v2(0x20, 0x00, &[]), v2(0x20, 0x11, &[1]), v2(0x21, 0x00, &[7, 7]), v2(0x21, 0x31, &[0; 216])]
-        {
-            assert_eq!(parse(&header), Ok(Verdict::Header(None, header.len())));
-        }
-        assert_eq!(parse(b"PROXY UNKNOWN what ever\r\n"), Ok(Verdict::Header(None, 25)));
-    }
-
-    #[test]
-    fn nonsense_is_refused() {
-        for line in [
-            "PROXY TCP4 999.1.2.3 192.0.2.2 1 2\r\n",
-            "PROXY TCP4 192.0.2.1 192.0.2.2 1\r\n",
-            "PROXY TCP4 192.0.2.1 192.0.2.2 +1 2\r\n",
-            "PROXY TCP4 192.0.2.1 192.0.2.2 01 2\r\n",
-            "PROXY TCP4 192.0.2.1 192.0.2.2 1 65536\r\n",
-            "PROXY TCP4  192.0.2.1 192.0.2.2 1 2\r\n",
-            "PROXY TCP6 192.0.2.1 192.0.2.2 1 2\r\n",
-            "PROXY UDP4 192.0.2.1 192.0.2.2 1 2\r\n",
-            "PROXY TCP4 192.0.2.1 192.0.2.2 1 2\n",
-        ] {
-            assert_eq!(parse(line.as_bytes()), Err(Error::Version1), "{line}");
-        }
-        assert_eq!(parse(&[b"PROXY ".as_slice(), &[b'x'; 120]].concat()), Err(Error::Version1));
-        assert_eq!(parse(&v2(0x31, 0x11, V4)), Err(Error::Version2(0x31, 0x11)));
-        assert_eq!(parse(&v2(0x21, 0x12, V4)), Err(Error::Version2(0x21, 0x12)));
-        assert_eq!(parse(&v2(0x21, 0x11, &V4[1..])), Err(Error::Length));
-        assert_eq!(parse(&v2(0x21, 0x11, &[V4, &[4, 0, 2, 9]].concat())), Err(Error::Length));
-        assert_eq!(parse(&v2(0x21, 0x11, &[0; 60_000])), Err(Error::TooLong(60_016)));
-    }
-
-    #[test]
-    fn other_protocols_have_no_header() {
-        for bytes in [&b"\x16\x03\x01"[..], b"GET /", b"PROXIES", b"\r\n\r\nGET"] {
-            assert_eq!(parse(bytes), Ok(Verdict::Absent));
-        }
-    }
-
-    proptest! {
-        #[test]
-        fn what_is_written_is_read_back(source: SocketAddr, destination: SocketAddr, v2_form: bool) {
-            let version = if v2_form { ProxyVersion::V2 } else { ProxyVersion::V1 };
-            let header = header(version, source, destination);
-            let Ok(Verdict::Header(Some(read), length)) = parse(&header) else { panic!("{header:?}") };
-            prop_assert_eq!(length, header.len());
-            let canonical = |end: SocketAddr| (end.ip().to_canonical(), end.port());
-            prop_assert_eq!(canonical(read.0), canonical(source));
-            prop_assert_eq!(canonical(read.1), canonical(destination));
-        }
-
-        #[test]
-        fn every_prefix_of_a_header_needs_more_and_what_follows_changes_nothing(
-            tail in prop::collection::vec(any::<u8>(), 0..40), v2_form: bool,
-        ) {
-            let header =
-                if v2_form { v2(0x21, 0x11, V4) } else { b"PROXY TCP4 192.0.2.1 192.0.2.2 56324 443\r\n".to_vec() };
-            for end in 0..header.len() {
-                prop_assert_eq!(parse(&header[..end]), Ok(Verdict::NeedMore));
-            }
-            prop_assert_eq!(parse(&[&header[..], &tail].concat()), Ok(Verdict::Header(ends(), header.len())));
-        }
-
-        #[test]
-        fn no_bytes_are_too_strange(mut bytes in prop::collection::vec(any::<u8>(), 0..300), start in 0..3) {
-            match start {
-                0 => { bytes.splice(0..0, *SIGNATURE); }
-                1 => { bytes.splice(0..0, V1_START.iter().copied()); }
-                _ => {}
-            }
-            let _ = parse(&bytes);
-        }
-    }
-}
+mod tests;

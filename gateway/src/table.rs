@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use eastgate_config::cluster::UpstreamTls;
 use eastgate_config::listener::{Ends, HashPolicy, Peers};
+use eastgate_config::rbac::Refusal;
 use eastgate_config::route::Route;
 use eastgate_config::server_name::ServerName;
 use eastgate_config::snapshot::Snapshot;
@@ -93,10 +94,12 @@ pub enum Error {
         chain: String,
     },
     /// The chain's rules (RBAC) do not let this client in.
-    #[error("filter chain {chain} does not allow it (RBAC)")]
+    #[error("filter chain {chain} does not allow it: {why} (AuthorizationPolicy, RBAC)")]
     Denied {
         /// Its name.
         chain: String,
+        /// By which rule.
+        why: Box<Refusal>,
     },
     /// The chain names a cluster that no source has given.
     #[error("filter chain {chain} leads to cluster {cluster}, which does not exist")]

@@ -1,12 +1,11 @@
 //! `eastgate xds`: asks a running gateway where its conversation with the control plane stands.
 
-use std::io::Write;
 use std::process::ExitCode;
 
 use clap::{Args, Subcommand};
 use hyper::Method;
 
-use crate::admin_client::{ask, escaped};
+use crate::admin_client::{escaped, print};
 
 /// Ask a running gateway about its control plane.
 #[derive(Debug, Clone, Args)]
@@ -61,13 +60,7 @@ pub async fn run(args: &XdsArgs) -> anyhow::Result<ExitCode> {
     let (method, path) = args.question.request();
     let format = if args.output == "json" { "format=json" } else { "" };
     let path = format!("{path}{format}");
-    let path = path.trim_end_matches(['?', '&']);
-    let body = ask(&args.admin, method, path).await?.good()?;
-    std::io::stdout().write_all(&body)?;
-    if !body.ends_with(b"\n") {
-        println!();
-    }
-    Ok(ExitCode::SUCCESS)
+    print(&args.admin, method, path.trim_end_matches(['?', '&'])).await
 }
 
 #[cfg(test)]

@@ -17,6 +17,7 @@ const ROWS: &[&[&str]] = &[
         "metrics",
         "drain",
         "gate",
+        "in_flight",
         "kubernetes",
         "readiness",
         "signals",

@@ -116,6 +116,10 @@ pub const KEYS: &[Key] = &[
     key("listen.address", "where a listener binds whose Gateway does not say"),
     key("listen.ports", "Gateway port to bind address, such as {15443: 127.0.0.1:8443}, where they differ"),
     key(
+        "listen.proxy_protocol_from",
+        "load balancers (ranges) whose connections begin with a PROXY protocol header; nobody else's may",
+    ),
+    key(
         "listen.exact_balance",
         "give each connection to the data thread that has the fewest, for few and long ones",
     ),

@@ -25,7 +25,8 @@ pub(super) fn translate(world: &World<'_>, out: &mut Output) -> Vec<Listener> {
         if let [only @ (_, server)] = servers.as_slice()
             && server.kind == ServerKind::Tcp
         {
-            let filter_chains = tcp::chains(world, &bound, only, out);
+            let mut filter_chains = tcp::chains(world, &bound, only, out);
+            say_by_whom(&mut filter_chains, servers, ServerKind::Tcp);
             // What a DestinationRule wants wrapped is wrapped here; the rest of such a listener goes as it came.
             let wraps = |chain: &FilterChain| {
                 let mut clusters = chain.route.clusters.iter().filter_map(|to| out.clusters.get(&to.name));
@@ -37,14 +38,33 @@ pub(super) fn translate(world: &World<'_>, out: &mut Output) -> Vec<Listener> {
         }
         let rewrites = rewrites(world, &name, *port, servers, out);
         let mut filter_chains = auto_passthrough::chains(world, servers, &rewrites, out);
+        say_by_whom(&mut filter_chains, servers, ServerKind::AutoPassthrough);
         for (object, chain) in passed.chains(world, servers, out) {
             add(&mut filter_chains, chain, object, out);
         }
+        say_by_whom(&mut filter_chains, servers, ServerKind::Passthrough);
         Listener { name, address, rewrites, filter_chains, options: ListenerOptions::default() }
     });
     let listeners = listeners.collect();
     passed.finish(out);
     listeners
+}
+
+/// Has the chains that do not know it yet say which servers they are of. Chains of routes have the VirtualService in their
+/// names.
+fn say_by_whom(chains: &mut [FilterChain], servers: &[OwnedServer<'_>], kind: ServerKind) {
+    let owners = servers.iter().filter(|(_, server)| server.kind == kind);
+    let owners: Vec<_> =
+        owners.map(|(gateway, server)| format!("{} {}", gateway.name, server.field)).collect();
+    let owners = owners.join(", ");
+    for chain in chains.iter_mut().filter(|chain| chain.options.exposed_by.is_none()) {
+        chain.options.exposed_by = Some(match kind {
+            ServerKind::AutoPassthrough => owners.clone().into(),
+            ServerKind::Passthrough | ServerKind::Tcp => {
+                format!("VirtualService {} on {owners}", chain.name).into()
+            }
+        });
+    }
 }
 
 /// Does a selector choose this gateway?

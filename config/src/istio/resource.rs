@@ -4,6 +4,7 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use super::ROOT_NAMESPACE;
+use super::authorization::AuthorizationPolicy;
 use super::destination_rule::DestinationRule;
 use super::document::Document;
 use super::envoy_filter::EnvoyFilter;
@@ -44,15 +45,18 @@ pub enum Kind {
     ClassGateway,
     /// `gateway.networking.k8s.io`
     TlsRoute,
+    /// `security.istio.io`
+    AuthorizationPolicy,
 }
 
 const ISTIO: &str = "networking.istio.io";
+const SECURITY: &str = "security.istio.io";
 /// The namespace of a resource that names none, as `kubectl apply` has it.
 const DEFAULT_NAMESPACE: &str = "default";
 
 impl Kind {
     /// Every kind, for whoever has to list and watch them.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::Gateway,
         Self::VirtualService,
         Self::DestinationRule,
@@ -65,6 +69,7 @@ impl Kind {
         Self::Namespace,
         Self::ClassGateway,
         Self::TlsRoute,
+        Self::AuthorizationPolicy,
     ];
 
     /// As in a resource's `kind`.
@@ -81,6 +86,7 @@ impl Kind {
             Self::Pod => "Pod",
             Self::Namespace => "Namespace",
             Self::TlsRoute => "TLSRoute",
+            Self::AuthorizationPolicy => "AuthorizationPolicy",
         }
     }
 
@@ -90,6 +96,7 @@ impl Kind {
             Self::Service | Self::Pod | Self::Namespace => "",
             Self::EndpointSlice => "discovery.k8s.io",
             Self::ClassGateway | Self::TlsRoute => gateway_api::GROUP,
+            Self::AuthorizationPolicy => SECURITY,
             _ => ISTIO,
         }
     }
@@ -102,6 +109,7 @@ impl Kind {
             Self::EnvoyFilter => &["v1alpha3"],
             Self::ClassGateway => &["v1", "v1beta1"],
             Self::TlsRoute => &["v1", "v1alpha3", "v1alpha2"],
+            Self::AuthorizationPolicy => &["v1", "v1beta1"],
             _ => &["v1", "v1beta1", "v1alpha3"],
         }
     }
@@ -135,6 +143,7 @@ impl Kind {
             Self::Pod => "pods",
             Self::Namespace => "namespaces",
             Self::TlsRoute => "tlsroutes",
+            Self::AuthorizationPolicy => "authorizationpolicies",
         }
     }
 }
@@ -186,6 +195,7 @@ pub(super) enum Spec {
     EndpointSlice(EndpointSlice),
     Pod(Pod),
     Namespace(Namespace),
+    AuthorizationPolicy(AuthorizationPolicy),
 }
 
 /// What a document turned out to be.
@@ -339,6 +349,12 @@ fn parse(kind: Kind, version: &str, value: &Value, metadata: &Metadata) -> Parse
             let route = spec.translate(namespace, found);
             Spec::VirtualService(VirtualService::parse(&route, namespace, found))
         }),
+        // An empty policy is one: it allows nobody.
+        Kind::AuthorizationPolicy => match value.get("spec") {
+            Some(spec) if !spec.is_null() => decoded("spec", spec, found),
+            _ => Some(schema::authorization_policy::AuthorizationPolicy::default()),
+        }
+        .map(|spec| Spec::AuthorizationPolicy(AuthorizationPolicy::parse(&spec, found))),
     };
     match spec {
         Some(spec) if findings.refusals.is_empty() => Ok((spec, findings.notices)),

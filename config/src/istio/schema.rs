@@ -13,6 +13,7 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
+pub(super) mod authorization_policy;
 pub(super) mod core;
 pub(super) mod destination_rule;
 pub(super) mod envoy_filter;

@@ -41,6 +41,7 @@ pub(super) struct Policy {
     /// What `tls` says beyond its mode; `None` for `DISABLE`, and where the gateway does not speak it itself.
     pub(super) upstream_tls: Option<Arc<UpstreamTls>>,
     pub(super) outliers: Option<Box<Outliers>>,
+    pub(super) proxy_protocol: Option<cluster::ProxyVersion>,
 }
 
 /// `connectionPool.tcp`.
@@ -63,6 +64,7 @@ impl Policy {
             tls: tls.tls,
             upstream_tls: tls.upstream_tls.clone(),
             outliers: over.outliers.clone().or_else(|| self.outliers.clone()),
+            proxy_protocol: over.proxy_protocol.or(self.proxy_protocol),
         }
     }
 
@@ -132,10 +134,7 @@ impl Policies {
 }
 
 fn parse_policy(schema: &schema::TrafficPolicy, field: &str, findings: &mut Findings) -> Policy {
-    let ignored = [
-        ("proxyProtocol", &schema.proxy_protocol, "no PROXY header is sent to the endpoints"),
-        ("tunnel", &schema.tunnel, "connections go straight to the endpoints"),
-    ];
+    let ignored = [("tunnel", &schema.tunnel, "connections go straight to the endpoints")];
     for (name, value, consequence) in ignored {
         if !value.is_null() {
             findings.notice(format!("{field}.{name}"), format!("{name} is not used: {consequence}"));
@@ -154,6 +153,10 @@ fn parse_policy(schema: &schema::TrafficPolicy, field: &str, findings: &mut Find
             .as_ref()
             .and_then(|tls| upstream_tls(tls, &format!("{field}.tls"), findings))
             .map(Arc::new),
+        proxy_protocol: schema.proxy_protocol.as_ref().map(|header| match header.version {
+            schema::ProxyVersion::V1 => cluster::ProxyVersion::V1,
+            schema::ProxyVersion::V2 => cluster::ProxyVersion::V2,
+        }),
         outliers: outliers.map(|outliers| {
             Box::new(Outliers::parse(outliers, &format!("{field}.outlierDetection"), findings))
         }),

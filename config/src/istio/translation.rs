@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use super::authorization::AuthorizationPolicy;
 use super::catalog::{Catalog, Member};
 use super::destination_rule::DestinationRule;
 use super::envoy_filter::EnvoyFilter;
@@ -14,9 +15,10 @@ use super::service::{EndpointSlice, Pod, Service};
 use super::service_entry::{ServiceEntry, Workload};
 use super::traffic_policy::Policy;
 use super::virtual_service::VirtualService;
-use super::{Options, listeners, names, originate};
+use super::{Options, authorization, listeners, names, originate};
 use crate::cluster::{Cluster, LocalityEndpoints};
 use crate::endpoint::Endpoint;
+use crate::listener::ProxyProtocol;
 use crate::locality::Locality;
 use crate::rejection::Notice;
 use crate::snapshot::Snapshot;
@@ -34,6 +36,7 @@ pub(super) struct Resources<'a> {
     pub(super) endpoint_slices: Vec<(&'a Object, &'a EndpointSlice)>,
     pub(super) pods: Vec<(&'a Object, &'a Pod)>,
     pub(super) namespaces: Vec<(&'a Object, &'a Namespace)>,
+    pub(super) authorization_policies: Vec<(&'a Object, &'a AuthorizationPolicy)>,
 }
 
 impl<'a> Resources<'a> {
@@ -51,6 +54,7 @@ impl<'a> Resources<'a> {
                 Spec::EndpointSlice(spec) => all.endpoint_slices.push((object, spec)),
                 Spec::Pod(spec) => all.pods.push((object, spec)),
                 Spec::Namespace(spec) => all.namespaces.push((object, spec)),
+                Spec::AuthorizationPolicy(spec) => all.authorization_policies.push((object, spec)),
             }
         }
         all
@@ -115,6 +119,7 @@ impl Output {
             keepalive: pool.keepalive,
             max_connections: pool.max_connections,
             tls: policy.upstream_tls.clone(),
+            proxy_protocol: policy.proxy_protocol,
             outlier_detection: policy.outliers.as_ref().map(|outliers| outliers.detection.clone()),
             panic_threshold: policy.outliers.as_ref().map(|outliers| outliers.panic_threshold),
             localities: localities.collect(),
@@ -133,6 +138,11 @@ pub(super) fn translate<'a>(objects: impl Iterator<Item = &'a Object>, options: 
     let rules = Rules::new(&resources, options);
     let world = World { options, resources, networks, catalog, rules };
     let mut listeners = listeners::translate(&world, &mut out);
+    for listener in listeners.iter_mut().filter(|_| options.proxied) {
+        listener.options.proxy_protocol = Some(ProxyProtocol::default());
+    }
+    let rules = authorization::rules(&world, &mut out);
+    authorization::guard(listeners.iter_mut().flat_map(|listener| &mut listener.filter_chains), &rules);
     let names = names::translate(&world, &mut out);
     if let Some(how) = options.originate {
         listeners.extend(originate::listeners(&world, how, &names, &mut out));

@@ -1,6 +1,6 @@
 //! Why a connection did not end in the ordinary way: for the log, for the metric, and for the client.
 
-use crate::client_hello::{Alert, Refusal};
+use crate::client_hello::{Alert, Refusal, second};
 use crate::inspect;
 use crate::open;
 use crate::relay::{self, Side};
@@ -32,6 +32,15 @@ pub enum Error {
     /// No endpoint took it.
     #[error(transparent)]
     Upstream(#[from] upstream::Error),
+    /// After a HelloRetryRequest the client named another server.
+    #[error(transparent)]
+    Renamed(Box<second::Error>),
+    /// It is a connection of the gateway's own that has come back.
+    #[error(
+        "the ClientHello is on its way to an endpoint already: one of cluster {0} is this gateway, or leads back to it; take \
+         it out of the service's endpoints"
+    )]
+    Loop(String),
     /// The client left before an endpoint had taken the connection.
     #[error("the client left while an endpoint was sought")]
     ClientLeft,
@@ -74,6 +83,8 @@ impl Error {
             Self::Beginning(inspect::Error::Hello(Refusal::ClosedEarly { .. } | Refusal::ClosedUnused))
             | Self::ClientLeft => "DC",
             Self::Beginning(_) => "DPE",
+            Self::Renamed(_) => "DPE",
+            Self::Loop(_) => "LOOP",
             Self::Pending(_) | Self::TooMany { .. } => "OM",
             Self::TooFast => "RL",
             Self::Route(table::Error::NoCluster { .. }) => "NC",
@@ -105,6 +116,7 @@ impl Error {
             }
             Self::Route(table::Error::NoListener | table::Error::NoCluster { .. })
             | Self::Pending(_)
+            | Self::Loop(_)
             | Self::TooFast
             | Self::TooMany { .. }
             | Self::Tls(tls::Error::NoCredentials | tls::Error::NoName | tls::Error::Unfit(_))
@@ -117,7 +129,9 @@ impl Error {
                 | tls::Error::Stranger { side: Side::Upstream, .. },
             ) => Fault::Upstream,
             Self::Tls(_) => Fault::Client,
-            Self::Beginning(_) | Self::Route(_) | Self::ClientLeft | Self::Relay(_) => Fault::Client,
+            Self::Renamed(_) | Self::Beginning(_) | Self::Route(_) | Self::ClientLeft | Self::Relay(_) => {
+                Fault::Client
+            }
         }
     }
 
@@ -136,7 +150,9 @@ impl Error {
             }
             Self::Route(table::Error::NoProtocol { .. }) => Some(Alert::NoApplicationProtocol),
             Self::Route(table::Error::Denied { .. }) => Some(Alert::AccessDenied),
-            Self::Pending(_)
+            Self::Renamed(_) => Some(Alert::IllegalParameter),
+            Self::Loop(_)
+            | Self::Pending(_)
             | Self::TooFast
             | Self::TooMany { .. }
             | Self::Route(table::Error::NoCluster { .. })

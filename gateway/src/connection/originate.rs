@@ -6,16 +6,17 @@ use std::pin::pin;
 use eastgate_config::cluster::UpstreamTls;
 use eastgate_config::listener::Ends;
 use socket2::SockRef;
+use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-use super::{Error, attempts, connect, ends, inspect, note_route, within_limits};
+use super::{Error, announced, attempts, connect, ends, inspect, note_route, within_limits};
 use crate::access_log;
 use crate::listener::Listener;
 use crate::relay::{self, Handed, Meter, Moved, Side};
 use crate::table::Routed;
-use crate::tls;
 use crate::tls::relay::Sockets;
+use crate::tls::{self, Socket};
 use crate::upstream;
 
 /// Serves one connection until both halves have closed.
@@ -24,7 +25,7 @@ pub(super) async fn forward(
     listener: &Listener,
     record: &mut access_log::Open,
 ) -> Result<(), Error> {
-    let begun = inspect(client, listener).await?;
+    let begun = inspect(client, record.client_addr, listener).await?;
     let ends = intended(client, listener, ends(client, begun.told, record)?);
     let routed = listener.route(None, ends)?;
     note_route(record, &routed, listener);
@@ -38,14 +39,17 @@ pub(super) async fn forward(
             let mut attempts = attempts(&routed, ends.remote, listener);
             let upstream = connect(client, &routed, &mut attempts, record).await?;
             let sockets = (client, &upstream.stream);
-            let handed = Handed { to_upstream: begun.raw, ..Handed::default() };
+            let first = announced(begun.raw, &routed, ends, None);
+            let handed = Handed { to_upstream: first, ..Handed::default() };
             let patience = listener.patience(&routed);
             let timer = pin!(patience.timer());
             let result = relay::run(sockets, handed, &meter, &patience, timer).await;
             record.engine = meter.engine();
             result
         }
-        Some(spoken) => secured(client, &routed, spoken, (begun.raw, &meter), listener, record).await?,
+        Some(spoken) => {
+            secured(client, (&routed, ends), spoken, (begun.raw, &meter), listener, record).await?
+        }
     };
     (record.to_upstream_bytes, record.to_client_bytes) = (meter.to_upstream.get(), meter.to_client.get());
     Ok(result?)
@@ -55,7 +59,7 @@ pub(super) async fn forward(
 /// another, as one is that does not take it.
 async fn secured(
     client: &TcpStream,
-    routed: &Routed,
+    (routed, ends): (&Routed, Ends),
     spoken: &UpstreamTls,
     (first, meter): (Vec<u8>, &Meter<'_>),
     listener: &Listener,
@@ -65,6 +69,7 @@ async fn secured(
     let connect_timeout = routed.cluster.config.connect_timeout;
     let known = timeout(connect_timeout, listener.clients.of(spoken)).await;
     let how = known.unwrap_or(Err(tls::Error::TimedOut(Side::Upstream)))?;
+    let header = announced(Vec::new(), routed, ends, None);
     let mut attempts = attempts(routed, record.client_addr, listener);
     let mut refused = None;
     loop {
@@ -75,7 +80,11 @@ async fn secured(
             }
             Err(error) => return Err(error),
         };
-        let shaking = timeout(connect_timeout, how.connect(&upstream.stream, &listener.mesh));
+        let shaking = timeout(connect_timeout, async {
+            let sent = Socket(&upstream.stream).write_all(&header).await;
+            sent.map_err(|source| tls::Error::Handshake { side: Side::Upstream, source })?;
+            how.connect(&upstream.stream, &listener.mesh).await
+        });
         let shaken = tokio::select! {
             shaken = shaking => shaken.unwrap_or(Err(tls::Error::TimedOut(Side::Upstream))),
             _ = relay::reset(client) => return Err(Error::ClientLeft),

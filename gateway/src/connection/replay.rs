@@ -52,14 +52,14 @@ pub(super) async fn replay(
     hello: Vec<u8>,
     (routed, attempts): (&Routed, &mut Attempts),
     (settings, record): (&bootstrap::Upstream, &mut access_log::Open),
-) -> Result<(Upstream, Handed), Error> {
+) -> Result<(Upstream, Handed, Option<Answer>), Error> {
     loop {
         let (outcome, end) = match hear(client, &upstream.stream, &hello, settings.answer_timeout).await {
             Heard::Answered(answer, handed) => {
                 upstream.replied(&routed.cluster, outcome(answer));
-                return Ok((upstream, handed));
+                return Ok((upstream, handed, Some(answer)));
             }
-            Heard::Client(handed) => return Ok((upstream, handed)),
+            Heard::Client(handed) => return Ok((upstream, handed, None)),
             Heard::ClientLeft => {
                 cut(&upstream.stream);
                 return Err(Error::ClientLeft);
@@ -82,7 +82,7 @@ pub(super) async fn replay(
             Err(_) => {
                 super::note_endpoint(record, upstream.endpoint.endpoint());
                 let handed = end.inspect_err(|_| cut(client))?;
-                return Ok((upstream, handed));
+                return Ok((upstream, handed, None));
             }
         }
     }

@@ -42,7 +42,7 @@ async fn secured<'a>(
     listener: &Listener,
     record: &mut access_log::Open,
 ) -> Result<(Routed, TlsStream<Socket<'a>>), Error> {
-    let beginning = listener.admit().ok_or(Error::TooFast)?;
+    let beginning = listener.admit(record.client_addr).ok_or(Error::TooFast)?;
     let _pending = listener.hellos.enter().ok_or_else(|| Error::Pending(listener.hellos.limit()))?;
     let told = inspect::beginning(client, beginning).await?.told;
     let ends = intended(client, listener, ends(client, told, record)?);

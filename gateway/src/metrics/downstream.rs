@@ -12,8 +12,10 @@ use super::family::{family, sample, times};
 use super::per_thread::{Counts, Times};
 
 /// How connections end, as [`Listener::close`] is told, and last whatever else it is told.
-const FLAGS: [&str; 16] =
-    ["-", "DC", "UC", "NR", "UH", "UF", "UO", "DT", "SI", "DPE", "OM", "RL", "NC", "UAEX", "LR", "other"];
+const FLAGS: [&str; 17] = [
+    "-", "DC", "UC", "NR", "UH", "UF", "UO", "DT", "SI", "DPE", "OM", "RL", "NC", "UAEX", "LR", "LOOP",
+    "other",
+];
 const OTHER: usize = FLAGS.len() - 1;
 /// Where a listener counts the connections that it accepted, and those that are over.
 const ACCEPTED: usize = FLAGS.len();

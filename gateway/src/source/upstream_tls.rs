@@ -1,5 +1,6 @@
 //! The files that DestinationRules name for TLS: read, made use of, and looked at again when they change.
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -36,10 +37,10 @@ pub async fn run(
         let directories: BTreeSet<PathBuf> = now.iter().flat_map(|tls| directories(tls)).collect();
         watchers.retain(|directory, _| directories.contains(directory));
         for directory in directories {
-            let watch = || files::watch_directory(&directory, RecursiveMode::NonRecursive, events.clone());
-            if !watchers.contains_key(&directory) {
-                let watcher = watch();
-                watchers.insert(directory, watcher);
+            if let Entry::Vacant(vacant) = watchers.entry(directory) {
+                let watcher =
+                    files::watch_directory(vacant.key(), RecursiveMode::NonRecursive, events.clone());
+                vacant.insert(watcher);
             }
         }
         let before = looked.len();

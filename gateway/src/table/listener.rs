@@ -125,13 +125,13 @@ impl Listener {
             remote: asked.ends.remote.ip(),
             server_name: asked.server_name.map_or("", |name| name.as_str()),
         };
-        let allowed = |rules: &Rbac| {
-            let allowed = rules.allows(&peer);
-            tell(Step::Ruled { rules, peer: &peer, allowed });
-            allowed
+        let refuses = |rules: &Rbac| {
+            let why = rules.refuses(&peer);
+            tell(Step::Ruled { rules, peer: &peer, allowed: why.is_none() });
+            why
         };
-        if !chain.options.rbac.iter().all(allowed) {
-            return Err(Error::Denied { chain: chain.name.to_string() });
+        if let Some(why) = chain.options.rbac.iter().find_map(refuses) {
+            return Err(Error::Denied { chain: chain.name.to_string(), why: Box::new(why) });
         }
         Ok(Taken { chain, limits, rewritten })
     }

@@ -2,7 +2,7 @@ use eastgate_config::cidr::Cidr;
 use eastgate_config::cluster;
 use eastgate_config::endpoint::{self, Endpoint};
 use eastgate_config::listener::{ChainMatch, ConnectionLimit, ConnectionMatch, FilterChain, Transport};
-use eastgate_config::rbac::{Action, Permission, Policy, Principal, Rbac};
+use eastgate_config::rbac::{Action, Permission, Policy, Principal, Rbac, Refusal};
 use eastgate_config::route::{ByServerName, Rewrite, Route, WeightedCluster};
 use proptest::prelude::*;
 
@@ -221,13 +221,13 @@ fn rules_about_the_client_are_enforced_after_the_chain_is_found() {
         principals: vec![principal],
     };
     let allow = Rbac { action: Action::Allow, policies: vec![policy(Principal::RemoteIp(inside))] };
-    guarded.options.rbac = vec![allow.clone()];
+    guarded.options.rbac = vec![Arc::new(allow.clone())];
     assert!(route(&table(vec![guarded.clone()]), "a.b", &[]).is_ok());
-    guarded.options.rbac.push(Rbac { action: Action::Deny, ..allow });
+    guarded.options.rbac.push(Arc::new(Rbac { action: Action::Deny, ..allow }));
     let table = table(vec![guarded, chain("wide", &["*"], &[], &[])]);
     assert_eq!(
         route(&table, "a.b", &[]),
-        Err(Error::Denied { chain: "a".into() }),
+        Err(Error::Denied { chain: "a".into(), why: Refusal::Denied("p".into()).into() }),
         "no wider chain may take it"
     );
 }

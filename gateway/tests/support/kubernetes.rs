@@ -208,7 +208,7 @@ pub fn collection(resource: &Value) -> String {
     let version = resource["apiVersion"].as_str().unwrap();
     let kind = resource["kind"].as_str().unwrap().to_lowercase();
     let plural = match kind.strip_suffix('y') {
-        Some(stem) if kind.ends_with("entry") => format!("{stem}ies"),
+        Some(stem) if kind.ends_with("entry") || kind.ends_with("policy") => format!("{stem}ies"),
         _ => format!("{kind}s"),
     };
     let root = if version.contains('/') { "apis" } else { "api" };

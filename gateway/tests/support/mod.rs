@@ -256,7 +256,20 @@ pub fn client_with(ca: &Ca, alpn: &[&str]) -> Client {
 
 /// A real ClientHello of rustls, as it stands on the wire.
 pub fn client_hello(server_name: &str, alpn: &[&str]) -> Vec<u8> {
-    let mut config = rustls::ClientConfig::builder()
+    client_hello_of(server_name, alpn, rustls::crypto::aws_lc_rs::DEFAULT_KX_GROUPS.to_vec())
+}
+
+/// The same with these key exchange groups, the first of which it guesses.
+pub fn client_hello_of(
+    server_name: &str,
+    alpn: &[&str],
+    kx_groups: Vec<&'static dyn rustls::crypto::SupportedKxGroup>,
+) -> Vec<u8> {
+    let provider =
+        rustls::crypto::CryptoProvider { kx_groups, ..rustls::crypto::aws_lc_rs::default_provider() };
+    let mut config = rustls::ClientConfig::builder_with_provider(provider.into())
+        .with_safe_default_protocol_versions()
+        .unwrap()
         .with_root_certificates(rustls::RootCertStore::empty())
         .with_no_client_auth();
     config.alpn_protocols = alpn.iter().map(|protocol| protocol.as_bytes().to_vec()).collect();

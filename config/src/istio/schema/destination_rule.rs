@@ -36,8 +36,23 @@ pub(in crate::istio) struct TrafficPolicy {
     pub(in crate::istio) tls: Option<ClientTls>,
     pub(in crate::istio) port_level_settings: Vec<TrafficPolicy>,
     pub(in crate::istio) tunnel: Value,
-    pub(in crate::istio) proxy_protocol: Value,
+    pub(in crate::istio) proxy_protocol: Option<ProxyProtocol>,
     pub(in crate::istio) retry_budget: Value,
+}
+
+/// The message `TrafficPolicy.ProxyProtocol`.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(in crate::istio) struct ProxyProtocol {
+    pub(in crate::istio) version: ProxyVersion,
+}
+
+/// The enumeration `TrafficPolicy.ProxyProtocol.VERSION`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+pub(in crate::istio) enum ProxyVersion {
+    #[default]
+    V1,
+    V2,
 }
 
 /// The message `LoadBalancerSettings`.

@@ -1,5 +1,7 @@
 //! The network filters of a chain: what they do to a connection becomes a route and options.
 
+use std::sync::Arc;
+
 use eastgate_proto::Message;
 use eastgate_proto::envoy::config::core::v3 as core;
 use eastgate_proto::envoy::config::listener::v3 as wire;
@@ -135,7 +137,7 @@ impl Reader {
         }
         let Some(rules) = &message.rules else { return Ok(()) };
         let rules = rbac::decode(rules).map_err(|problem| problem.inside("typed_config.rules"))?;
-        self.options.rbac.extend(rules);
+        self.options.rbac.extend(rules.map(Arc::new));
         Ok(())
     }
 
