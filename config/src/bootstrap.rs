@@ -18,12 +18,14 @@ use crate::xds::{ExtraType, NAME_TABLE};
 
 pub mod dns;
 pub mod envoy;
+pub mod health;
 mod keys;
 mod kubernetes;
 mod layers;
 mod vm;
 pub mod xds;
 pub use dns::Dns;
+pub use health::Health;
 pub use keys::{KEYS, Key};
 pub use kubernetes::Kubernetes;
 pub use layers::{Error, Layers};
@@ -46,6 +48,7 @@ pub struct Settings {
     pub inspect: Inspect,
     pub routing: Routing,
     pub upstream: Upstream,
+    pub health: Health,
     pub relay: Relay,
     pub tls: Tls,
     pub vm: Vm,
@@ -359,6 +362,7 @@ impl Settings {
         if self.relay.idle_timeout.is_zero() {
             return wrong("relay.idle_timeout", "give a duration above 0, such as 1h");
         }
+        self.health.validate()?;
         self.xds.validate()?;
         self.source.kubernetes.validate()?;
         self.dns.validate()?;

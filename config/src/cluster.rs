@@ -215,7 +215,7 @@ pub struct FailurePercentage {
 }
 
 /// How an endpoint is asked whether it is well.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize)]
 pub struct HealthCheck {
     /// How often.
     #[serde(with = "duration::text")]
@@ -230,6 +230,9 @@ pub struct HealthCheck {
     /// Up to so much is added to each interval at random.
     #[serde(with = "duration::text")]
     pub jitter: Duration,
+    /// How often while the cluster has not had a connection yet, where that is another.
+    #[serde(skip_serializing_if = "Option::is_none", with = "duration::optional_text")]
+    pub no_traffic_interval: Option<Duration>,
     /// Asked at this port instead of the endpoint's own.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub port: Option<u16>,
@@ -238,7 +241,7 @@ pub struct HealthCheck {
 }
 
 /// What a health check asks.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Probe {
     /// Connects, sends, and looks for what is to come back, in this order.
@@ -256,6 +259,20 @@ pub enum Probe {
         path: String,
         /// From the first to before the second; empty is 200 alone.
         expected: Vec<(u16, u16)>,
+    },
+    /// Asks gRPC's health service (<https://github.com/grpc/grpc/blob/master/doc/health-checking.md>).
+    Grpc {
+        /// The service asked about; empty for the server as a whole.
+        service: String,
+        /// The `:authority`; empty for the cluster's name.
+        authority: String,
+    },
+    /// Sends a ClientHello and looks for a ServerHello. No certificate is shown, and none looked at.
+    Tls {
+        /// The server name; empty for the one that the cluster's clients ask for.
+        server_name: String,
+        /// The protocols to offer (ALPN).
+        protocols: Vec<String>,
     },
 }
 

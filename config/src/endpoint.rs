@@ -59,6 +59,9 @@ pub enum Health {
     Unhealthy,
 }
 
+/// The port at which the gateways of other networks take mesh TLS (Istio's `gatewayPort`).
+pub const GATEWAY_PORT: u16 = 15443;
+
 /// One address in a cluster.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Endpoint {
@@ -78,6 +81,10 @@ pub struct Endpoint {
     /// The host name that active health checks ask for; empty for the cluster's own.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub hostname: String,
+    /// The network that it is a gateway of, if it is one: whatever is behind it shares this address, so that what fails there
+    /// must not count against it. Empty where the source does not name the network.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub gateway: Option<String>,
     /// Where active health checks go, if not to the port of the address.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub health_check_port: Option<u16>,
@@ -93,6 +100,7 @@ impl Endpoint {
             workload: Arc::default(),
             additional_addresses: Vec::new(),
             hostname: String::new(),
+            gateway: None,
             health_check_port: None,
         }
     }

@@ -29,6 +29,7 @@ use crate::drain::Leaving;
 use crate::gate::Gate;
 use crate::listener::Shared;
 use crate::metrics::Metrics;
+use crate::monitor;
 use crate::open;
 use crate::publish::Publisher;
 use crate::readiness::{Readiness, Wait};
@@ -126,7 +127,8 @@ impl App {
         let (published, tables) = watch::channel(table.load_full());
         let (snapshot_sender, snapshots) = watch::channel(None);
         let (xds, node) = source(&mut tasks, &settings, &metrics, (&readiness, &mesh), snapshot_sender)?;
-        control(&mut tasks, &metrics, Arc::clone(&table), (snapshots, published), known_sender);
+        let sides = (&*settings, &metrics);
+        control(&mut tasks, sides, Arc::clone(&table), (snapshots, published), known_sender);
         let (bound_sender, bound) = watch::channel(BTreeMap::new());
         let stop_accepting = watch::Sender::new(false);
         let dns = dns::start(&mut tasks, &settings.dns, tables.clone(), &metrics.dns, &readiness).await?;
@@ -332,10 +334,10 @@ fn source(
     Ok((Some(handle), node))
 }
 
-/// The control side: source → publisher ← resolver, and publisher → files of TLS.
+/// The control side: source → publisher ← resolver, publisher → files of TLS, and what watches the endpoints.
 fn control(
     tasks: &mut JoinSet<anyhow::Result<()>>,
-    metrics: &Metrics,
+    (settings, metrics): (&Settings, &Metrics),
     table: Arc<ArcSwap<Table>>,
     (snapshots, published): (watch::Receiver<Option<Arc<Snapshot>>>, watch::Sender<Arc<Table>>),
     known: watch::Sender<Arc<Known>>,
@@ -348,6 +350,13 @@ fn control(
     }
     tasks.spawn(async move {
         resolve::run(system, wanted_names, resolved_sender).await;
+        Ok(())
+    });
+    let health = &settings.health;
+    let watching = monitor::Options { max_probes: health.max_probes, default: health.default_check() };
+    let watching = monitor::run(published.subscribe(), watching);
+    tasks.spawn(async move {
+        watching.await;
         Ok(())
     });
     let (tls, spoken) = watch::channel(Default::default());

@@ -31,6 +31,7 @@ pub mod drain;
 pub mod gate;
 pub mod kubernetes;
 pub mod metrics;
+pub mod monitor;
 pub mod readiness;
 pub mod signals;
 pub mod telemetry;

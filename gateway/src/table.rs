@@ -180,6 +180,16 @@ impl Table {
         self.clusters.values()
     }
 
+    /// The cluster of this name; not the way from a client's name to one, which is [`Self::route`].
+    pub fn cluster_of_name(&self, name: &str) -> Option<&Arc<Cluster>> {
+        self.clusters.get(name)
+    }
+
+    /// The names of the clusters whose endpoints are given by DNS names.
+    pub fn named_by_dns(&self) -> impl Iterator<Item = &str> {
+        self.by_dns.iter().map(String::as_str)
+    }
+
     /// Every DNS name that an endpoint is given by.
     pub fn dns_names(&self) -> BTreeSet<String> {
         let clusters = self.by_dns.iter().filter_map(|name| self.clusters.get(name));

@@ -26,7 +26,7 @@ const ROWS: &[&[&str]] = &[
     &["upstream", "access_log", "inspect", "tls"],
     &["open", "table"],
     &["closing", "listener"],
-    &["connection", "publish"],
+    &["connection", "publish", "monitor"],
     &["accept", "source", "dns", "admin", "restart", "hello_command", "xds_command"],
     &["app", "register", "explain_command"],
     &["check", "vm"],
@@ -102,6 +102,7 @@ fn wire_types_stay_where_they_are_decoded() {
             "gateway/examples/",
             "gateway/src/source/xds",
             "gateway/src/dns/grpc",
+            "gateway/src/monitor/probe",
             "gateway/tests/",
         ];
         let names = fs::read_to_string(&file).unwrap().contains("eastgate_proto::");

@@ -1,6 +1,6 @@
 //! Wire types and nothing else: what Envoy's xDS and Istio's own protocols send.
 //!
-//! Only `config::xds`, `gateway::source::xds` and `gateway::dns::grpc` may name these types; the layering test holds
+//! Only `config::xds`, `gateway::source::xds`, `gateway::dns::grpc` and `gateway::monitor::probe` may name these types; the layering test holds
 //! that.
 
 pub use envoy_types::pb::envoy;
@@ -9,6 +9,7 @@ pub use envoy_types::pb::xds;
 pub use prost::{DecodeError, Message, bytes};
 
 pub mod coredns;
+pub mod health;
 pub mod istio;
 pub mod json;
 

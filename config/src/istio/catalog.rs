@@ -11,7 +11,7 @@ use super::schema::{Labels, selects};
 use super::service::{Addresses, EndpointSlice, Pod, Service, SliceEndpoint};
 use super::service_entry::{Address as WorkloadAddress, ServiceEntry, TLS_MODE, Workload, speaks_mesh_tls};
 use super::translation::{Output, Resources};
-use crate::endpoint::{Address, Endpoint};
+use crate::endpoint::{Address, Endpoint, GATEWAY_PORT};
 use crate::locality::Locality;
 use crate::server_name::Pattern;
 
@@ -281,10 +281,14 @@ fn of_workload<'a>(
         WorkloadAddress::Ip(ip) => Address::Socket(SocketAddr::new(*ip, number)),
         WorkloadAddress::Name(name) => Address::Dns { host: name.to_string(), port: number },
     };
+    // Whatever is behind a gateway is reached at its address.
+    let is_gateway = number == GATEWAY_PORT || !networks.is_own(&workload.network);
+    let gateway = is_gateway.then(|| workload.network.clone());
     Member {
         endpoint: Endpoint {
             weight: workload.weight,
             workload: name.as_str().into(),
+            gateway,
             ..Endpoint::new(address)
         },
         locality: workload.locality.clone(),

@@ -12,7 +12,8 @@ use prometheus::proto::{MetricFamily, MetricType};
 use crate::metrics::family::{family, sample};
 use crate::table::Table;
 use crate::upstream::cluster::{Cluster, Stats};
-use crate::upstream::health::Outcome;
+use crate::upstream::endpoint::Out;
+use crate::upstream::health::{CheckCounts, Outcome};
 
 /// A second label, where the family has one, and the value.
 type Sample = (Option<(&'static str, &'static str)>, u64);
@@ -28,6 +29,23 @@ struct Family {
 
 fn one(value: u64) -> Vec<Sample> {
     vec![(None, value)]
+}
+
+/// The endpoints that are out for this reason.
+fn out_for(cluster: &Cluster, reason: Out) -> u64 {
+    let endpoints = cluster.endpoints.iter();
+    endpoints.filter(|endpoint| endpoint.stats.out().any(|out| out == reason)).count() as u64
+}
+
+/// Of clusters with outlier detection alone.
+fn if_watched(cluster: &Cluster, values: impl FnOnce() -> Vec<Sample>) -> Vec<Sample> {
+    cluster.config.outlier_detection.as_ref().map(|_| values()).unwrap_or_default()
+}
+
+/// Of clusters whose endpoints are checked alone.
+fn if_checked(cluster: &Cluster, value: impl FnOnce(&CheckCounts) -> u64) -> Vec<Sample> {
+    let checks = &cluster.stats.checks;
+    if checks.attempts.load(Relaxed) > 0 { one(value(checks)) } else { Vec::new() }
 }
 
 const FAMILIES: &[Family] = &[
@@ -63,8 +81,8 @@ const FAMILIES: &[Family] = &[
         help: "ClientHellos sent, by what the endpoint did first",
         kind: MetricType::COUNTER,
         values: |cluster| {
-            let kinds = Outcome::KINDS.into_iter().zip(&cluster.stats.hellos);
-            kinds.map(|(kind, count)| (Some(("outcome", kind)), count.load(Relaxed))).collect()
+            let kinds = Outcome::KINDS.into_iter().zip(cluster.stats.hellos.counts());
+            kinds.map(|(kind, count)| (Some(("outcome", kind)), count)).collect()
         },
     },
     Family {
@@ -84,6 +102,68 @@ const FAMILIES: &[Family] = &[
             let usable = cluster.balancer().endpoints().len();
             let states = [("usable", usable), ("unusable", cluster.endpoints.len() - usable)];
             states.map(|(state, count)| (Some(("state", state)), count as u64)).into()
+        },
+    },
+    Family {
+        name: "upstream_hello_answer_milliseconds_total",
+        help: "From ClientHellos to what answered them, summed up",
+        kind: MetricType::COUNTER,
+        values: |cluster| {
+            let hellos = &cluster.stats.hellos;
+            let time = u64::try_from(hellos.answer_time().as_millis()).unwrap_or(u64::MAX);
+            if hellos.answered() > 0 { one(time) } else { Vec::new() }
+        },
+    },
+    Family {
+        name: "outlier_detection_ejections_active",
+        help: "Endpoints that are ejected",
+        kind: MetricType::GAUGE,
+        values: |cluster| if_watched(cluster, || one(out_for(cluster, Out::Outlier))),
+    },
+    Family {
+        name: "outlier_detection_ejections_enforced_total",
+        help: "Endpoints ejected, by cause",
+        kind: MetricType::COUNTER,
+        values: |cluster| {
+            if_watched(cluster, || {
+                let counts = cluster.stats.ejections.counts();
+                counts.map(|(cause, done, _)| (Some(("type", cause.name())), done)).collect()
+            })
+        },
+    },
+    Family {
+        name: "outlier_detection_ejections_overflow_total",
+        help: "Outliers that were not ejected because as many were out as may be",
+        kind: MetricType::COUNTER,
+        values: |cluster| {
+            if_watched(cluster, || one(cluster.stats.ejections.counts().map(|(_, _, spared)| spared).sum()))
+        },
+    },
+    Family {
+        name: "health_check_attempt_total",
+        help: "Health checks begun",
+        kind: MetricType::COUNTER,
+        values: |cluster| if_checked(cluster, |checks| checks.attempts.load(Relaxed)),
+    },
+    Family {
+        name: "health_check_success_total",
+        help: "Health checks passed",
+        kind: MetricType::COUNTER,
+        values: |cluster| if_checked(cluster, |checks| checks.passes.load(Relaxed)),
+    },
+    Family {
+        name: "health_check_failure_total",
+        help: "Health checks failed",
+        kind: MetricType::COUNTER,
+        values: |cluster| if_checked(cluster, |checks| checks.failures.load(Relaxed)),
+    },
+    Family {
+        name: "health_check_healthy",
+        help: "Endpoints that pass their health checks",
+        kind: MetricType::GAUGE,
+        values: |cluster| {
+            let all = cluster.endpoints.len() as u64;
+            if_checked(cluster, |_| all - out_for(cluster, Out::FailedCheck))
         },
     },
 ];

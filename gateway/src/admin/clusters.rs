@@ -11,8 +11,8 @@ use serde_json::{Value, json};
 
 use super::{Format, Sight};
 use crate::upstream::Cluster;
-use crate::upstream::endpoint::Endpoint;
-use crate::upstream::health::Outcome;
+use crate::upstream::endpoint::{Endpoint, Out};
+use crate::upstream::health::{Outcome, reasons};
 
 pub(super) async fn all(State(sight): State<Sight>, Query(format): Query<Format>) -> Response {
     let table = sight.table.load_full();
@@ -41,7 +41,7 @@ fn cluster_json(cluster: &Arc<Cluster>) -> Value {
         "timed_out": stats.timed_out.load(Relaxed),
         "no_endpoint": stats.no_endpoint.load(Relaxed),
         "overflow": stats.overflow.load(Relaxed),
-        "hellos": hellos(stats.hellos.each_ref().map(|count| count.load(Relaxed))),
+        "hellos": hellos(stats.hellos.counts()),
         "to_upstream_bytes": stats.to_upstream.load(Relaxed),
         "to_client_bytes": stats.to_client.load(Relaxed),
         "endpoints": cluster.endpoints.iter().map(|endpoint| endpoint_json(endpoint)).collect::<Vec<_>>(),
@@ -64,12 +64,17 @@ fn endpoint_json(endpoint: &Endpoint) -> Value {
         "locality": endpoint.locality,
         "weight": endpoint.weight,
         "health": endpoint.health,
+        "out": reasons(endpoint).iter().map(ToString::to_string).collect::<Vec<_>>(),
         "active": endpoint.stats.active(),
         "connected": endpoint.stats.connected(),
         "refused": endpoint.stats.refused(),
         "timed_out": endpoint.stats.timed_out(),
-        "hellos": hellos(endpoint.stats.health.hellos()),
+        "hellos": hellos(endpoint.stats.health.hellos.counts()),
     })
+}
+
+fn is_out(endpoint: &Endpoint, reason: Out) -> bool {
+    endpoint.stats.out().any(|out| out == reason)
 }
 
 /// `envoy.admin.v3.ClusterStatus`, which `istioctl proxy-config endpoints` reads.
@@ -90,7 +95,11 @@ fn status_json(cluster: &Cluster) -> Value {
                 { "name": "cx_active", "type": "GAUGE", "value": endpoint.stats.active().to_string() },
                 { "name": "cx_total", "type": "COUNTER", "value": endpoint.stats.connected().to_string() },
             ],
-            "health_status": { "eds_health_status": health },
+            "health_status": {
+                "eds_health_status": health,
+                "failed_outlier_check": is_out(endpoint, Out::Outlier),
+                "failed_active_health_check": is_out(endpoint, Out::FailedCheck),
+            },
             "weight": endpoint.weight,
             "hostname": endpoint.workload,
             "locality": { "region": locality.region, "zone": locality.zone, "sub_zone": locality.subzone },
@@ -116,8 +125,14 @@ fn lines(text: &mut String, cluster: &Cluster) {
         let stats = &endpoint.stats;
         let failed = stats.refused() + stats.timed_out();
         let health = match endpoint.health {
-            Health::Healthy => "healthy".to_owned(),
+            Health::Healthy => String::new(),
             other => format!("/failed_eds_health/{other:?}"),
+        };
+        let flags = [(Out::FailedCheck, "/failed_active_hc"), (Out::Outlier, "/failed_outlier_check")];
+        let found = flags.into_iter().filter(|(reason, _)| is_out(endpoint, *reason)).map(|(_, flag)| flag);
+        let health = match health + &found.collect::<String>() {
+            flags if flags.is_empty() => "healthy".to_owned(),
+            flags => flags,
         };
         let mut endpoint_line = |key: &str, value: &dyn std::fmt::Display| {
             line(&format!("{}::{key}", endpoint.address), value);
@@ -127,6 +142,9 @@ fn lines(text: &mut String, cluster: &Cluster) {
         endpoint_line("cx_total", &stats.connected());
         endpoint_line("hostname", &endpoint.workload);
         endpoint_line("health_flags", &health);
+        for reason in reasons(endpoint) {
+            endpoint_line("out", &reason);
+        }
         endpoint_line("weight", &endpoint.weight);
         endpoint_line("region", &endpoint.locality.region);
         endpoint_line("zone", &endpoint.locality.zone);

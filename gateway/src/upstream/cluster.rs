@@ -13,8 +13,8 @@ use eastgate_config::endpoint::Address;
 use eastgate_config::locality::Locality;
 
 use super::balance::Balancer;
-use super::endpoint::{self, Endpoint};
-use super::health::{Alarm, Outcome};
+use super::endpoint::{self, Endpoint, Out};
+use super::health::{Alarm, CheckCounts, Ejections, Hellos};
 
 /// A cluster that the data path connects through.
 #[derive(Debug)]
@@ -45,14 +45,18 @@ pub struct Stats {
     pub no_endpoint: AtomicU64,
     /// Connections refused because `max_connections` are open.
     pub overflow: AtomicU64,
-    /// What endpoints did with a ClientHello, in the order of [`Outcome::KINDS`].
-    pub hellos: [AtomicU64; Outcome::KINDS.len()],
     /// Bytes relayed from clients.
     pub to_upstream: AtomicU64,
     /// Bytes relayed to clients.
     pub to_client: AtomicU64,
     /// Wakes up whoever watches the health of its endpoints.
     pub alarm: Alarm,
+    /// What became of its hellos.
+    pub hellos: Hellos,
+    /// How often they were ejected.
+    pub ejections: Ejections,
+    /// How often they were checked.
+    pub checks: CheckCounts,
 }
 
 impl Stats {
@@ -107,7 +111,10 @@ impl Cluster {
                     group: *group,
                     locality: localities.get(*group).map(Arc::clone).unwrap_or_default(),
                     workload: Arc::clone(&endpoint.workload),
-                    stats: stats.unwrap_or_else(|| Arc::new(endpoint::Stats::new(now))),
+                    gateway: endpoint.gateway.clone(),
+                    check_host: endpoint.hostname.clone(),
+                    check_port: endpoint.health_check_port,
+                    stats: stats.unwrap_or_else(|| new_stats(config, now)),
                 })
             })
             .collect();
@@ -151,6 +158,15 @@ impl Cluster {
         self.stats.active.fetch_sub(1, Relaxed);
         None
     }
+}
+
+/// The counters of an endpoint that has just come. Where the source wants its endpoints checked, it is out until it has passed.
+fn new_stats(config: &config::Cluster, now: Instant) -> Arc<endpoint::Stats> {
+    let stats = endpoint::Stats::new(now);
+    if !config.health_checks.is_empty() {
+        stats.take_out(Out::FailedCheck);
+    }
+    Arc::new(stats)
 }
 
 type Place<'a> = (SocketAddr, usize, &'a eastgate_config::endpoint::Endpoint);

@@ -25,6 +25,12 @@ pub struct Endpoint {
     pub locality: Arc<Locality>,
     /// The pod behind it, if the source said; else empty.
     pub workload: Arc<str>,
+    /// The network that it is the gateway of, if it is one; see docs/health.md.
+    pub gateway: Option<String>,
+    /// The host name that its health checks ask for; empty for the cluster's own.
+    pub check_host: String,
+    /// Where its health checks go, if not to its own port.
+    pub check_port: Option<u16>,
     /// What is counted about it. The one thing that outlives a table, carried over by cluster and address.
     pub stats: Arc<Stats>,
 }

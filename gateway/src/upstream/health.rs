@@ -5,15 +5,22 @@
 //! judging is done elsewhere, by one task, so that nothing here needs a lock.
 
 use std::io;
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering::AcqRel, Ordering::Relaxed};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use arc_swap::ArcSwapOption;
 use rustix::io::Errno;
 use tokio::sync::mpsc::UnboundedSender;
 
 use super::cluster::Cluster;
-use super::endpoint::Endpoint;
+use super::endpoint::{Endpoint, Stats};
+
+pub mod active;
+pub mod outlier;
+mod standing;
+
+pub use standing::{CheckCounts, Ejection, Ejections, Reason, reasons};
 
 /// What became of the use of an endpoint. First of the connection, then, where it was established and a ClientHello was
 /// sent, of the hello.
@@ -83,6 +90,39 @@ impl Outcome {
     }
 }
 
+/// Hellos by what became of them, of an endpoint or of a cluster.
+#[derive(Debug, Default)]
+pub struct Hellos {
+    counts: [AtomicU64; Outcome::KINDS.len()],
+    answer_micros: AtomicU64,
+}
+
+impl Hellos {
+    /// In the order of [`Outcome::KINDS`].
+    pub fn counts(&self) -> [u64; Outcome::KINDS.len()] {
+        self.counts.each_ref().map(|count| count.load(Relaxed))
+    }
+
+    /// Those that were answered.
+    pub fn answered(&self) -> u64 {
+        self.counts[0].load(Relaxed)
+    }
+
+    /// From the hello to its answer, over all that were answered.
+    pub fn answer_time(&self) -> Duration {
+        Duration::from_micros(self.answer_micros.load(Relaxed))
+    }
+
+    fn count(&self, outcome: Outcome, elapsed: Duration) {
+        let Some(kind) = outcome.kind() else { return };
+        self.counts[kind].fetch_add(1, Relaxed);
+        if outcome == Outcome::Answered {
+            let micros = u64::try_from(elapsed.as_micros()).unwrap_or(u64::MAX);
+            self.answer_micros.fetch_add(micros, Relaxed);
+        }
+    }
+}
+
 /// What has been counted of an endpoint's health. Carried over with its other counters.
 #[derive(Debug, Default)]
 pub struct Counts {
@@ -90,27 +130,17 @@ pub struct Counts {
     failed_in_row: AtomicU32,
     /// Hellos that were not answered as they should be since one last was.
     unanswered_in_row: AtomicU32,
-    hellos: [AtomicU64; Outcome::KINDS.len()],
-    /// Alerts that cannot be the hello's fault.
-    faulty_alerts: AtomicU64,
+    /// What became of its hellos.
+    pub hellos: Hellos,
     last_alert: AtomicU8,
-    answer_micros: AtomicU64,
+    ejection: ArcSwapOption<Ejection>,
+    failed_check: ArcSwapOption<String>,
 }
 
 impl Counts {
-    /// Hellos by what became of them, in the order of [`Outcome::KINDS`].
-    pub fn hellos(&self) -> [u64; Outcome::KINDS.len()] {
-        self.hellos.each_ref().map(|count| count.load(Relaxed))
-    }
-
     /// The description of the last alert that came in place of an answer.
     pub fn last_alert(&self) -> Option<u8> {
-        (self.hellos()[1] > 0).then(|| self.last_alert.load(Relaxed))
-    }
-
-    /// From the hello to its answer, over all that were answered.
-    pub fn answer_time(&self) -> Duration {
-        Duration::from_micros(self.answer_micros.load(Relaxed))
+        (self.hellos.counts()[1] > 0).then(|| self.last_alert.load(Relaxed))
     }
 
     /// Connections that failed since one was last established.
@@ -123,19 +153,36 @@ impl Counts {
         self.unanswered_in_row.load(Relaxed)
     }
 
+    /// Its time out, while it is ejected.
+    pub fn ejection(&self) -> Option<Ejection> {
+        self.ejection.load().as_deref().copied()
+    }
+
+    /// Notes an ejection, or that it is over.
+    pub fn set_ejection(&self, ejection: Option<Ejection>) {
+        self.ejection.store(ejection.map(Arc::new));
+    }
+
+    /// What was wrong when it was last checked, if anything was.
+    pub fn failed_check(&self) -> Option<Arc<String>> {
+        self.failed_check.load_full()
+    }
+
+    /// Notes what was wrong, or that all was well.
+    pub fn set_failed_check(&self, failure: Option<String>) {
+        self.failed_check.store(failure.map(Arc::new));
+    }
+
     /// Begins both rows anew, when something was done about them.
     pub fn forget_rows(&self) {
         self.failed_in_row.store(0, Relaxed);
         self.unanswered_in_row.store(0, Relaxed);
     }
 
-    /// Counts the hello's outcome and gives the row of unanswered ones that it makes longer, if it does.
-    fn count_hello(&self, outcome: Outcome, elapsed: Duration) -> Option<u32> {
-        self.hellos[outcome.kind()?].fetch_add(1, Relaxed);
+    /// Takes notice of a hello's outcome and gives the row of unanswered ones that it makes longer, if it does.
+    fn note_hello(&self, outcome: Outcome) -> Option<u32> {
         match outcome {
             Outcome::Answered => {
-                let micros = u64::try_from(elapsed.as_micros()).unwrap_or(u64::MAX);
-                self.answer_micros.fetch_add(micros, Relaxed);
                 forget(&self.unanswered_in_row);
                 None
             }
@@ -145,7 +192,6 @@ impl Counts {
                 if description != INTERNAL_ERROR {
                     return None;
                 }
-                self.faulty_alerts.fetch_add(1, Relaxed);
                 Some(self.unanswered_in_row.fetch_add(1, Relaxed).saturating_add(1))
             }
             _ => Some(self.unanswered_in_row.fetch_add(1, Relaxed).saturating_add(1)),
@@ -157,6 +203,18 @@ impl Counts {
 fn forget(row: &AtomicU32) {
     if row.load(Relaxed) != 0 {
         row.store(0, Relaxed);
+    }
+}
+
+/// What outliers are found by.
+pub fn read(stats: &Stats) -> outlier::Reading {
+    let counts = &stats.health;
+    outlier::Reading {
+        connected: stats.connected(),
+        failed: stats.refused().saturating_add(stats.timed_out()),
+        failed_in_row: counts.failed_in_row(),
+        answered: counts.hellos.answered(),
+        unanswered_in_row: counts.unanswered_in_row(),
     }
 }
 
@@ -187,10 +245,9 @@ pub fn report(cluster: &Cluster, endpoint: &Endpoint, outcome: Outcome, elapsed:
             None
         }
         _ => {
-            if let Some(count) = outcome.kind().and_then(|kind| of_cluster.hellos.get(kind)) {
-                count.fetch_add(1, Relaxed);
-            }
-            counts.count_hello(outcome, elapsed)
+            of_cluster.hellos.count(outcome, elapsed);
+            counts.hellos.count(outcome, elapsed);
+            counts.note_hello(outcome)
         }
     };
     let (Some(row), Some(rules)) = (row, &cluster.config.outlier_detection) else { return };
@@ -242,8 +299,6 @@ impl Alarm {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use eastgate_config::cluster::{self as config, OutlierDetection, Resolutions};
     use eastgate_config::endpoint::{Address, Endpoint as Configured};
     use tokio::sync::mpsc;
@@ -283,7 +338,8 @@ mod tests {
         assert_eq!((counts.failed_in_row(), counts.unanswered_in_row()), (0, 1));
         tell(&cluster, Outcome::Answered);
         assert_eq!((counts.failed_in_row(), counts.unanswered_in_row()), (0, 0));
-        assert_eq!(counts.answer_time(), Duration::from_micros(7));
+        assert_eq!(counts.hellos.answer_time(), Duration::from_micros(7));
+        assert_eq!(cluster.stats.hellos.counts(), [1, 0, 0, 1, 0, 0]);
     }
 
     #[test]
@@ -306,7 +362,7 @@ mod tests {
         let counts = &cluster.endpoints[0].stats.health;
         // handshake_failure, protocol_version, unrecognized_name, no_application_protocol
         [40, 70, 112, 120].into_iter().for_each(|alert| tell(&cluster, Outcome::Alert(alert)));
-        assert_eq!((counts.unanswered_in_row(), counts.hellos()[1]), (0, 4));
+        assert_eq!((counts.unanswered_in_row(), counts.hellos.counts()[1]), (0, 4));
         tell(&cluster, Outcome::Alert(INTERNAL_ERROR));
         assert_eq!((counts.unanswered_in_row(), counts.last_alert()), (1, Some(INTERNAL_ERROR)));
     }

@@ -9,6 +9,7 @@ use crate::cluster::OutlierDetection;
 
 /// What Envoy does where Istio says nothing.
 const FAILURES: i64 = 5;
+const MAX_EJECTION_PERCENT: u32 = 10;
 
 /// When an endpoint is left out, and when that has gone too far.
 #[derive(Debug, Clone, PartialEq)]
@@ -21,9 +22,6 @@ pub(in crate::istio) struct Outliers {
 impl Outliers {
     /// Checks it. The defaults are Istio's, which never compares success rates.
     pub(super) fn parse(schema: &schema::OutlierDetection, field: &str, findings: &mut Findings) -> Self {
-        let message = "outlierDetection is kept and not acted on yet: endpoints are taken as healthy as the source \
-                       says they are";
-        findings.notice(field, message);
         let mut time = |name: &str, text: &Option<String>, default: u64| {
             time(text.as_ref(), format!("{field}.{name}"), SHORTEST, findings)
                 .unwrap_or(Duration::from_secs(default))
@@ -35,18 +33,25 @@ impl Outliers {
             let wrong = || format!("{given} is not a share; give 0 to 100");
             findings.take(&format!("{field}.{name}"), percent.ok_or_else(wrong)).unwrap_or_default()
         };
-        let max_ejection_percent = match percent("maxEjectionPercent", schema.max_ejection_percent) {
-            0 => 10,
-            given => given,
-        };
+        let max_ejection_percent = percent("maxEjectionPercent", schema.max_ejection_percent);
         let panic_threshold = percent("minHealthPercent", schema.min_health_percent);
+        if max_ejection_percent == 0 {
+            let message = format!(
+                "maxEjectionPercent is not given and therefore {MAX_EJECTION_PERCENT}: of fewer than ten endpoints none \
+                 is ever ejected; give 34 to eject one of three"
+            );
+            findings.notice(field, message);
+        }
         let detection = OutlierDetection {
             consecutive_failures: consecutive_failures(schema, field, findings),
             interval,
             base_ejection_time,
             max_ejection_time: Duration::from_secs(300).max(base_ejection_time),
             max_ejection_jitter: Duration::ZERO,
-            max_ejection_percent,
+            max_ejection_percent: match max_ejection_percent {
+                0 => MAX_EJECTION_PERCENT,
+                given => given,
+            },
             always_eject_one: false,
             success_rate: None,
             failure_percentage: None,

@@ -197,9 +197,20 @@ impl Reader<'_> {
         if let Some(workload) = fields("istio").and_then(|fields| values::text_at(fields, &["workload"])) {
             endpoint.workload = workload.into();
         }
+        endpoint.gateway = gateway(&endpoint);
         let labels = fields(SOCKET_MATCH).map(values::labels).unwrap_or_default();
         Ok(Some(Assigned { endpoint, labels }))
     }
+}
+
+/// The network that an endpoint is the gateway of, as far as it can be told. istiod puts the gateways of other networks in
+/// the place of the pods behind them, with the port that these gateways have and a workload of which nothing is known
+/// but its cluster (`name;namespace;canonical name;revision;cluster`).
+fn gateway(endpoint: &Endpoint) -> Option<String> {
+    let mut parts = endpoint.workload.split(';');
+    let is_pod = parts.next().is_some_and(|name| !name.is_empty());
+    let is_gateway = endpoint.address.port() == endpoint::GATEWAY_PORT && !is_pod;
+    is_gateway.then(|| parts.nth(3).unwrap_or_default().to_owned())
 }
 
 /// What Envoy calls unknown it uses like healthy, and what timed out like unhealthy. A status of a later Envoy is

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use core::health_check::{HealthChecker, HttpHealthCheck, TcpHealthCheck, payload};
+use core::health_check::{GrpcHealthCheck, HealthChecker, HttpHealthCheck, TcpHealthCheck, payload};
 use eastgate_proto::envoy::config::cluster::v3 as cluster;
 use eastgate_proto::envoy::config::core::v3 as core;
 use eastgate_proto::google::protobuf as pb;
@@ -10,6 +10,9 @@ use eastgate_proto::google::protobuf as pb;
 use super::Problem;
 use super::values::{self, duration};
 use crate::cluster::{FailurePercentage, HealthCheck, OutlierDetection, Probe, SuccessRate};
+
+/// What `no_traffic_interval` is where it is left out.
+const NO_TRAFFIC_INTERVAL: Duration = Duration::from_secs(60);
 
 fn or(value: Option<pb::UInt32Value>, default: u32) -> u32 {
     value.map_or(default, |value| value.value)
@@ -97,21 +100,25 @@ fn check(message: core::HealthCheck) -> Result<HealthCheck, Problem> {
         Some(HealthChecker::HttpHealthCheck(http)) => {
             self::http(http).map_err(|problem| problem.inside("http_health_check"))?
         }
-        Some(HealthChecker::GrpcHealthCheck(_)) => {
-            return Err(Problem::at("grpc_health_check", "only TCP and HTTP health checks are made"));
+        Some(HealthChecker::GrpcHealthCheck(grpc)) => {
+            self::grpc(grpc).map_err(|problem| problem.inside("grpc_health_check"))?
         }
         Some(HealthChecker::CustomHealthCheck(custom)) => {
             return Err(Problem::at("custom_health_check", format!("{:?} is not known here", custom.name)));
         }
         None => return Err(Problem::at("health_checker", "there is none")),
     };
+    let interval = needed("interval", message.interval)?;
     let jitter = duration("interval_jitter", message.interval_jitter)?.unwrap_or_default();
+    let share = interval.saturating_mul(message.interval_jitter_percent.min(100)) / 100;
+    let no_traffic = duration("no_traffic_interval", message.no_traffic_interval)?;
     Ok(HealthCheck {
-        interval: needed("interval", message.interval)?,
+        interval,
         timeout: needed("timeout", message.timeout)?,
         unhealthy_threshold: or(message.unhealthy_threshold, 1).max(1),
         healthy_threshold: or(message.healthy_threshold, 1).max(1),
-        jitter,
+        jitter: jitter.saturating_add(share),
+        no_traffic_interval: Some(no_traffic.unwrap_or(NO_TRAFFIC_INTERVAL)),
         port: message.alt_port.map(|port| values::port("alt_port", port.value)).transpose()?,
         probe,
     })
@@ -161,4 +168,14 @@ fn http(message: HttpHealthCheck) -> Result<Probe, Problem> {
     });
     let expected = expected.collect::<Result<_, _>>()?;
     Ok(Probe::Http { host: message.host, path: message.path, expected })
+}
+
+fn grpc(message: GrpcHealthCheck) -> Result<Probe, Problem> {
+    if !message.initial_metadata.is_empty() {
+        return Err(Problem::at("initial_metadata", "health checks send none"));
+    }
+    if message.authority.bytes().any(|byte| byte <= b' ' || byte == 0x7f) {
+        return Err(Problem::at("authority", format!("{:?} is no authority", message.authority)));
+    }
+    Ok(Probe::Grpc { service: message.service_name, authority: message.authority })
 }

@@ -14,6 +14,9 @@ fn endpoint(port: u16, weight: u32, health: Health) -> Arc<Endpoint> {
         group: 0,
         locality: Arc::default(),
         workload: Arc::default(),
+        gateway: None,
+        check_host: String::new(),
+        check_port: None,
         stats: Arc::new(Stats::new(Instant::now())),
     })
 }

@@ -214,7 +214,7 @@ fn outlier_detection_counts_what_is_enforced() {
 }
 
 #[test]
-fn health_checks_over_tcp_and_http_are_made_and_no_others() {
+fn health_checks_over_tcp_http_and_grpc_are_made() {
     use core::health_check::{
         GrpcHealthCheck, HealthChecker, HttpHealthCheck, Payload, TcpHealthCheck, payload,
     };
@@ -241,8 +241,15 @@ fn health_checks_over_tcp_and_http_are_made_and_no_others() {
     assert_eq!(probe, Ok(Probe::Http { host: String::new(), path: "/ready".into(), expected: vec![] }));
     let smuggled = check(HealthChecker::HttpHealthCheck(http("/ HTTP/1.1\r\nx: y")));
     assert!(smuggled.unwrap_err().contains("http_health_check.path"));
-    let grpc = check(HealthChecker::GrpcHealthCheck(GrpcHealthCheck::default()));
-    assert!(grpc.unwrap_err().starts_with("health_checks[0].grpc_health_check"));
+    let grpc = |authority: &str| GrpcHealthCheck {
+        service_name: "shop".into(),
+        authority: authority.into(),
+        ..Default::default()
+    };
+    let probe = check(HealthChecker::GrpcHealthCheck(grpc("a.b")));
+    assert_eq!(probe, Ok(Probe::Grpc { service: "shop".into(), authority: "a.b".into() }));
+    let smuggled = check(HealthChecker::GrpcHealthCheck(grpc("a b")));
+    assert!(smuggled.unwrap_err().starts_with("health_checks[0].grpc_health_check.authority"));
 }
 
 fn tls() -> core::TransportSocket {

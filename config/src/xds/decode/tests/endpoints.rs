@@ -26,6 +26,22 @@ fn refused(message: wire::ClusterLoadAssignment) -> String {
 }
 
 #[test]
+fn the_gateway_of_another_network_is_told_from_a_pod() {
+    let gateway = |port: u32, workload: Option<&str>| {
+        let mut one = endpoint(socket("10.0.0.1", port));
+        let metadata = workload.map(|workload| ("istio".to_owned(), fields(&[("workload", workload)])));
+        let filter_metadata = metadata.into_iter().collect();
+        one.metadata = Some(core::Metadata { filter_metadata, ..Default::default() });
+        let decoded = decode(assignment(vec![one]), Names::Refused).unwrap();
+        decoded.localities[0].endpoints[0].endpoint.gateway.clone()
+    };
+    assert_eq!(gateway(15443, Some(";;;;east")).as_deref(), Some("east"));
+    assert_eq!(gateway(15443, None).as_deref(), Some(""));
+    assert_eq!(gateway(15443, Some("httpbin;bar;httpbin;v1;east")), None, "a pod may have this port, too");
+    assert_eq!(gateway(8080, Some(";;;;east")), None);
+}
+
+#[test]
 fn everything_that_istiod_says_of_an_endpoint_is_kept() {
     let mut one = endpoint(socket("10.0.0.1", 8080));
     one.load_balancing_weight = number(3);

@@ -1,0 +1,98 @@
+//! How endpoints stand, for people and for metrics: why one is out, when it comes back, what was decided how often.
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::{Duration, SystemTime};
+
+use eastgate_config::endpoint::Health;
+
+use super::outlier::Cause;
+use crate::upstream::endpoint::{Endpoint, Out};
+
+/// An endpoint's time out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Ejection {
+    /// Why.
+    pub cause: Cause,
+    /// When it comes back.
+    pub until: SystemTime,
+}
+
+/// Why an endpoint takes no new connections, or takes them as the last resort.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Reason {
+    /// The source says so.
+    Source(Health),
+    /// It is an outlier.
+    Ejected(Ejection),
+    /// It was not checked yet.
+    NotChecked,
+    /// It failed its health check, and this is what was wrong.
+    FailedCheck(Arc<String>),
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Source(health) => {
+                write!(f, "the source says that it is {}", format!("{health:?}").to_lowercase())
+            }
+            Self::Ejected(Ejection { cause, until }) => {
+                let left = until.duration_since(SystemTime::now()).unwrap_or(Duration::ZERO);
+                write!(f, "ejected for another {} s: {}", left.as_secs(), cause.meaning())
+            }
+            Self::NotChecked => f.write_str("its first health check is not done yet"),
+            Self::FailedCheck(why) => write!(f, "its health check fails: {why}"),
+        }
+    }
+}
+
+/// Everything that keeps an endpoint from taking new connections; empty for one that is well.
+pub fn reasons(endpoint: &Endpoint) -> Vec<Reason> {
+    let counts = &endpoint.stats.health;
+    let by_source = (endpoint.health != Health::Healthy).then_some(Reason::Source(endpoint.health));
+    let found = endpoint.stats.out().filter_map(|out| match out {
+        Out::Outlier => counts.ejection().map(Reason::Ejected),
+        Out::FailedCheck => Some(counts.failed_check().map_or(Reason::NotChecked, Reason::FailedCheck)),
+    });
+    by_source.into_iter().chain(found).collect()
+}
+
+/// How often a cluster's endpoints were ejected, or would have been.
+#[derive(Debug, Default)]
+pub struct Ejections {
+    done: [AtomicU64; Cause::ALL.len()],
+    spared: [AtomicU64; Cause::ALL.len()],
+}
+
+impl Ejections {
+    /// Counts one.
+    pub fn count(&self, cause: Cause) {
+        self.done[cause as usize].fetch_add(1, Relaxed);
+    }
+
+    /// Counts one that there was no room for.
+    pub fn count_spared(&self, cause: Cause) {
+        self.spared[cause as usize].fetch_add(1, Relaxed);
+    }
+
+    /// By cause: how many were ejected, and how many were not for lack of room.
+    pub fn counts(&self) -> impl Iterator<Item = (Cause, u64, u64)> {
+        Cause::ALL.into_iter().map(|cause| {
+            let index = cause as usize;
+            (cause, self.done[index].load(Relaxed), self.spared[index].load(Relaxed))
+        })
+    }
+}
+
+/// How often a cluster's endpoints were checked.
+#[derive(Debug, Default)]
+pub struct CheckCounts {
+    /// Begun.
+    pub attempts: AtomicU64,
+    /// Passed.
+    pub passes: AtomicU64,
+    /// Failed.
+    pub failures: AtomicU64,
+}
