@@ -19,6 +19,10 @@ const META_JSON: &str = "ISTIO_METAJSON_";
 /// The label that places a pod, older and newer name, with dots for slashes.
 const LOCALITY_LABELS: [&str; 2] = ["topology.istio.io/locality", "istio-locality"];
 
+/// The labels of a Kubernetes node that its pods are placed by: region, zone, subzone.
+const NODE_LABELS: [&str; 3] =
+    ["topology.kubernetes.io/region", "topology.kubernetes.io/zone", "topology.istio.io/subzone"];
+
 /// What the pod knows of itself.
 #[derive(Debug, Clone, Copy)]
 pub struct Surroundings<'a> {
@@ -233,9 +237,13 @@ fn service_cluster(
     format!("{app}.{namespace}")
 }
 
-fn locality(labels: &BTreeMap<String, String>) -> Locality {
-    let place = LOCALITY_LABELS.iter().find_map(|label| labels.get(*label));
-    let place = place.map(|place| with_slashes(place)).unwrap_or_default();
+/// Where a workload with these labels stands: as its label for that says, else as those of its Kubernetes node do.
+pub fn locality(labels: &BTreeMap<String, String>) -> Locality {
+    let Some(place) = LOCALITY_LABELS.iter().find_map(|label| labels.get(*label)) else {
+        let [region, zone, subzone] = NODE_LABELS.map(|label| labels.get(label).cloned().unwrap_or_default());
+        return Locality { region, zone, subzone };
+    };
+    let place = with_slashes(place);
     let mut parts = place.splitn(3, '/').map(str::to_owned);
     let mut next = || parts.next().unwrap_or_default();
     Locality { region: next(), zone: next(), subzone: next() }

@@ -6,7 +6,7 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use eastgate_config::listener::{Ends, HashPolicy, Role};
+use eastgate_config::listener::{Ends, Role};
 use socket2::SockRef;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
@@ -20,7 +20,6 @@ use crate::proxy_protocol;
 use crate::relay::{self, Handed, Meter, Patience};
 use crate::table::Routed;
 use crate::tls;
-use crate::upstream::balance::hashing;
 use crate::upstream::endpoint::Endpoint;
 use crate::upstream::{self, Attempts, Cluster, Upstream};
 
@@ -156,7 +155,7 @@ async fn open(
     note_route(record, &routed, listener);
     let _counted = within_limits(&routed, listener).await?;
 
-    let mut attempts = attempts(&routed, ends.remote, listener);
+    let mut attempts = attempts(&routed, ends.remote, listener, record);
     let upstream = connect(client, &routed, &mut attempts, record).await?;
     listener.downstream.connect_seconds().observe(record.age());
     let may_replay = hello.is_some_and(|hello| !hello.early_data() && hello.consumed() == raw.len());
@@ -211,9 +210,9 @@ async fn within_limits(routed: &Routed, listener: &Listener) -> Result<Option<Pa
 }
 
 /// The endpoints that a connection from there may try.
-fn attempts(routed: &Routed, remote: SocketAddr, listener: &Listener) -> Attempts {
+fn attempts(routed: &Routed, remote: SocketAddr, listener: &Listener, record: &access_log::Open) -> Attempts {
     let limit = routed.connect_attempts.unwrap_or(listener.upstream.connect_attempts);
-    Attempts::new(limit, routed.hash_policy.map(|HashPolicy::SourceIp| hashing::key(remote)))
+    Attempts::new(limit, listener.key(routed, remote, record.server_name.as_ref()))
 }
 
 /// Connects to an endpoint while watching the client: nobody waits for a client that has reset the connection. One
