@@ -123,8 +123,8 @@ async fn connections_go_where_endpoints_are_well_by_priority_and_locality() {
         for (priority, zones) in wanted.iter().enumerate() {
             for (zone, wanted) in zones.iter().enumerate() {
                 let got = shares.get(&name(priority, zone)).copied().unwrap_or(0.0);
-                // 450 connections: 8 % is more than three standard deviations.
-                let close = if *wanted == 0.0 { got == 0.0 } else { (got - wanted).abs() < 8.0 };
+                // Of 450 connections, 10 % are more than four standard deviations.
+                let close = if *wanted == 0.0 { got == 0.0 } else { (got - wanted).abs() < 10.0 };
                 assert!(close, "ill {ill:?}: {} gets {got:.1} % and not {wanted} %", name(priority, zone));
             }
         }

@@ -68,8 +68,8 @@ pub struct Process {
     pub replicas: BTreeMap<Locality, u32>,
 }
 
-/// What one percent of the load is in shares.
-const PERCENT: f64 = 1e6;
+/// A group's part of its priority, if it has all of it.
+const WHOLE: f64 = 1e6;
 
 impl Balancer {
     /// Prepares a choice among the endpoints as they are now.
@@ -91,7 +91,7 @@ impl Balancer {
             let level = Level { config, priority: *priority, endpoints, overprovisioning, by_key, zoned };
             level.draft(load, &mut drafts);
         }
-        drafts.sort_by_key(|draft| (draft.panic, draft.degraded, draft.priority));
+        drafts.sort_by_key(Draft::rank);
         let groups: Box<[_]> = drafts.iter().map(|draft| Group::new(config, draft, terms)).collect();
         let sums = groups.iter().scan(0, |sum, group| {
             *sum += group.share;
@@ -123,20 +123,22 @@ impl Balancer {
         let draw = &mut draw;
         // Without a key, any place is as good as another.
         let key = if self.by_key { key.unwrap_or_else(|| draw(u64::MAX)) } else { 0 };
-        let drawn = self.drawn(key, draw);
         let asked = Asked { key, now, first: tried.is_empty() };
-        let is_untried = |endpoint: &Endpoint| !tried.contains(&endpoint.address);
-        let others = self.groups.iter().enumerate().filter(|(index, _)| *index != drawn);
-        for group in self.groups.get(drawn).into_iter().chain(others.map(|(_, group)| group)) {
-            let is_left =
-                |endpoint: &Endpoint| (group.panic || !endpoint.stats.is_out()) && is_untried(endpoint);
-            if let Some(picked) = group.pick(asked, draw, is_left) {
+        let drawn = self.groups.get(self.drawn(key, draw))?;
+        if let Some(picked) = left_of(drawn, asked, tried, draw) {
+            return Some(picked);
+        }
+        // Whoever has to go elsewhere is spread there as all are.
+        for equals in self.groups.chunk_by(|one, other| one.rank() == other.rank()) {
+            let (before, from) = equals.split_at(drawn_by_part(equals, draw));
+            let mut groups = from.iter().chain(before);
+            if let Some(picked) = groups.find_map(|group| left_of(group, asked, tried, draw)) {
                 return Some(picked);
             }
         }
         // All went out since: the choice that follows from it will be one in panic, where the cluster knows that.
         let mut groups = self.groups.iter().filter(|_| self.panics);
-        groups.find_map(|group| group.pick(asked, draw, is_untried))
+        groups.find_map(|group| group.pick(asked, draw, |endpoint| !tried.contains(&endpoint.address)))
     }
 
     /// The index of a group, drawn by share.
@@ -148,6 +150,28 @@ impl Balancer {
         let point = if self.by_key { key % whole } else { draw(whole) };
         self.sums.partition_point(|sum| *sum <= point)
     }
+}
+
+/// One of a group's endpoints that was not tried, and that is not out where that counts.
+fn left_of<'a>(
+    group: &'a Group,
+    asked: Asked,
+    tried: &[SocketAddr],
+    draw: &mut impl FnMut(u64) -> u64,
+) -> Option<&'a Arc<Endpoint>> {
+    let is_left =
+        |endpoint: &Endpoint| (group.panic || !endpoint.stats.is_out()) && !tried.contains(&endpoint.address);
+    group.pick(asked, draw, is_left)
+}
+
+/// The index of one of these groups, which are equally good.
+fn drawn_by_part(groups: &[Group], draw: &mut impl FnMut(u64) -> u64) -> usize {
+    if groups.len() < 2 {
+        return 0;
+    }
+    let mut point = draw(groups.iter().map(|group| group.part).sum::<u64>().max(1));
+    let is_past = |group: &Group| point.checked_sub(group.part).map(|left| point = left).is_none();
+    groups.iter().position(is_past).unwrap_or(0)
 }
 
 /// A priority, on its way to being groups.
@@ -171,7 +195,7 @@ impl<'a> Level<'a> {
             let drains = |endpoint: &Endpoint| endpoint.health == Health::Draining;
             let all_drain = self.endpoints.iter().all(|endpoint| drains(endpoint));
             let members = self.members(|endpoint| all_drain || !drains(endpoint));
-            return drafts.push(self.group(false, true, load.healthy as f64, members));
+            return drafts.push(self.group((false, true), (load.healthy, 1.0), members));
         }
         for (degraded, load) in [(false, load.healthy), (true, load.degraded)] {
             let is_eligible = |endpoint: &Endpoint| {
@@ -183,16 +207,15 @@ impl<'a> Level<'a> {
                 || locality::by_weight(self.config, self.endpoints, is_eligible, self.overprovisioning);
             match by_zone.or_else(by_weight) {
                 Some(parts) if self.by_key => {
-                    drafts.push(self.group(degraded, false, load as f64, weighed(&parts, members)));
+                    drafts.push(self.group((degraded, false), (load, 1.0), weighed(&parts, members)));
                 }
                 Some(parts) => {
                     for (locality, part) in parts {
                         let here = members.iter().filter(|(endpoint, _)| endpoint.group == locality);
-                        let share = load as f64 * part;
-                        drafts.push(self.group(degraded, false, share, here.copied().collect()));
+                        drafts.push(self.group((degraded, false), (load, part), here.copied().collect()));
                     }
                 }
-                None => drafts.push(self.group(degraded, false, load as f64, members)),
+                None => drafts.push(self.group((degraded, false), (load, 1.0), members)),
             }
         }
         drafts.retain(|draft| !draft.endpoints.is_empty());
@@ -203,15 +226,15 @@ impl<'a> Level<'a> {
         eligible.map(|endpoint| (*endpoint, 1.0)).collect()
     }
 
+    /// A group that has this part of the priority's load, in percent.
     fn group(
         &self,
-        degraded: bool,
-        panic: bool,
-        percent: f64,
+        (degraded, panic): (bool, bool),
+        (load, part): (u64, f64),
         endpoints: Vec<(&'a Arc<Endpoint>, f64)>,
     ) -> Draft<'a> {
-        let share = (percent * PERCENT).round() as u64;
-        Draft { priority: self.priority, degraded, panic, share, endpoints }
+        let part = (part * WHOLE).round() as u64;
+        Draft { priority: self.priority, degraded, panic, share: load * part, part, endpoints }
     }
 }
 

@@ -20,6 +20,8 @@ pub struct Group {
     pub panic: bool,
     /// How many of all connections they get, in proportion to the other groups' shares.
     pub share: u64,
+    /// How many of those that come to its priority, in proportion to the other groups there.
+    pub(super) part: u64,
     endpoints: Box<[Arc<Endpoint>]>,
     /// Running sums of the weights, where they differ: a draw below the total finds its endpoint by binary search.
     sums: Option<Box<[u64]>>,
@@ -57,7 +59,15 @@ pub(super) struct Draft<'a> {
     pub(super) degraded: bool,
     pub(super) panic: bool,
     pub(super) share: u64,
+    pub(super) part: u64,
     pub(super) endpoints: Vec<(&'a Arc<Endpoint>, f64)>,
+}
+
+impl Draft<'_> {
+    /// Lower is turned to first.
+    pub(super) fn rank(&self) -> (bool, bool, u32) {
+        (self.panic, self.degraded, self.priority)
+    }
 }
 
 /// What a weight is multiplied by before it is made smaller, so that a part of a small weight is not lost.
@@ -96,6 +106,7 @@ impl Group {
             degraded: draft.degraded,
             panic: draft.panic,
             share: draft.share,
+            part: draft.part,
             sums: (!equal).then(|| sums.collect()),
             endpoints: draft.endpoints.iter().map(|(endpoint, _)| Arc::clone(endpoint)).collect(),
             choice,
@@ -105,6 +116,11 @@ impl Group {
     /// Those that may be chosen.
     pub fn endpoints(&self) -> &[Arc<Endpoint>] {
         &self.endpoints
+    }
+
+    /// Groups of the same rank are equally good.
+    pub(super) fn rank(&self) -> (bool, bool, u32) {
+        (self.panic, self.degraded, self.priority)
     }
 
     /// Where round robin is.

@@ -90,7 +90,9 @@ impl Maglev {
     /// A table of `size` places, which must be a prime for every preference to reach every place.
     pub(super) fn new(endpoints: &[(SocketAddr, u64)], size: u64) -> Self {
         const NOBODY: u32 = u32::MAX;
-        let heaviest = endpoints.iter().map(|(_, weight)| *weight).max().unwrap_or(1);
+        let total: f64 = endpoints.iter().map(|(_, weight)| *weight as f64).sum();
+        let shares: Vec<f64> = endpoints.iter().map(|(_, weight)| *weight as f64 / total).collect();
+        let largest = shares.iter().copied().fold(0.0, f64::max);
         let mut places = vec![NOBODY; size as usize];
         let mut preferences: Vec<_> = endpoints
             .iter()
@@ -101,16 +103,18 @@ impl Maglev {
             })
             .collect();
         let mut free = if endpoints.is_empty() { 0 } else { size };
-        let mut credit = vec![0i128; endpoints.len()];
+        // What has to be reached for the next turn.
+        let mut targets = vec![0.0; endpoints.len()];
+        let mut round = 0.0;
         while free > 0 {
+            round += 1.0;
             for (index, (at, skip)) in preferences.iter_mut().enumerate() {
                 // The heaviest has a turn in every round, the others in the first and then as often as their share of
-                // it says.
-                credit[index] += i128::from(endpoints[index].1);
-                if credit[index] < 0 || free == 0 {
+                // it says. Rounding decides some of these; it is the same as Envoy's.
+                if round * shares[index] < targets[index] || free == 0 {
                     continue;
                 }
-                credit[index] -= i128::from(heaviest);
+                targets[index] += largest;
                 while places[*at as usize] != NOBODY {
                     *at = (*at + *skip) % size;
                 }

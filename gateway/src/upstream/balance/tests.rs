@@ -283,6 +283,23 @@ fn an_empty_balancer_picks_nothing() {
     }
 }
 
+#[test]
+fn those_that_have_to_go_to_another_priority_are_spread_there_by_its_localities_weights() {
+    let mut config = config(Policy::LeastRequest);
+    config.locality_weighted = true;
+    config.localities = vec![locality(0, Some(1)), locality(1, Some(1)), locality(1, Some(3))];
+    let endpoints: Vec<_> = (0..3).map(|group| in_group(group, group as u16, 1, Health::Healthy)).collect();
+    let balancer = Balancer::new(&config, &endpoints, terms());
+    let mut draw = chance(7);
+    let mut picks = [0; 3];
+    for _ in 0..4_000 {
+        let tried = [endpoints[0].address];
+        let picked = balancer.pick(&tried, None, Instant::now(), &mut draw).unwrap();
+        picks[picked.group] += 1;
+    }
+    assert!(picks[0] == 0 && (900..1_100).contains(&picks[1]), "{picks:?}");
+}
+
 /// A priority's locality of these endpoints.
 fn locality(priority: u32, weight: Option<u32>) -> LocalityEndpoints {
     LocalityEndpoints { priority, weight, ..LocalityEndpoints::default() }
