@@ -117,7 +117,7 @@ async fn connections_go_where_endpoints_are_well_by_priority_and_locality() {
     let address = gateway.ready().await;
     for (ill, wanted) in ROWS {
         plane.change(|control| control.resources = world(&addresses, ill, 0));
-        is_known(&gateway, ill.len()).await;
+        is_known(&gateway, &addresses, ill).await;
         let shares = shares(&ca, address).await;
         println!("ill {ill:?}: {shares:.1?}");
         for (priority, zones) in wanted.iter().enumerate() {
@@ -132,14 +132,20 @@ async fn connections_go_where_endpoints_are_well_by_priority_and_locality() {
     // Where fewer than all that are well are a panic, health is not regarded any more.
     let ill = &ROWS[6].0[..7];
     plane.change(|control| control.resources = world(&addresses, ill, 100));
-    is_known(&gateway, ill.len()).await;
+    is_known(&gateway, &addresses, ill).await;
     let used: BTreeSet<String> = shares(&ca, address).await.into_keys().collect();
     assert_eq!(used.len(), 9, "{used:?}");
 }
 
-/// Waits until the gateway has heard that so many are ill.
-async fn is_known(gateway: &Fed, ill: usize) {
-    gateway.until("/clusters", |text| text.matches("/failed_eds_health").count() == ill).await;
+/// Waits until the gateway has heard who is ill, and that the others are not.
+async fn is_known(gateway: &Fed, pods: &[SocketAddr], ill: &[(usize, usize)]) {
+    let line = |(index, pod): (usize, &SocketAddr)| {
+        let health =
+            if ill.contains(&(index / 3, index % 3)) { "/failed_eds_health/Unhealthy" } else { "healthy" };
+        format!("{NAME}::{pod}::health_flags::{health}\n")
+    };
+    let lines: Vec<_> = pods.iter().enumerate().map(line).collect();
+    gateway.until("/clusters", |text| lines.iter().all(|line| text.contains(line))).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
