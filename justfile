@@ -39,6 +39,10 @@ e2e-kubernetes:
 e2e-judge:
     .ci/e2e judge
 
+# 10,000 connections for each policy through Envoy and through Eastgate, compared endpoint by endpoint
+e2e-distribution:
+    .ci/e2e distribution
+
 # Formats, lints, documents
 lint:
     cargo fmt --check

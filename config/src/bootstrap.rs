@@ -86,6 +86,7 @@ pub struct Node {
     pub network: String,
     #[serde(deserialize_with = "xds::one_or_many")]
     pub network_view: Vec<String>,
+    pub local_cluster: String,
     pub metadata: serde_json::Map<String, Value>,
 }
 
@@ -102,6 +103,7 @@ impl Default for Node {
             trust_domain: "cluster.local".into(),
             network: String::new(),
             network_view: Vec::new(),
+            local_cluster: String::new(),
             metadata: serde_json::Map::new(),
         }
     }
@@ -195,14 +197,33 @@ pub struct Upstream {
     pub connect_attempts: u32,
     #[serde(with = "duration::text")]
     pub answer_timeout: Duration,
+    pub peak_ewma: bool,
+    pub hash_by: HashBy,
 }
 
 impl Default for Upstream {
     fn default() -> Self {
         // Three silent endpoints in a row take less than the 10 s that a sidecar of Istio has for the whole handshake.
         let answer_timeout = Duration::from_secs(3);
-        Self { connect_timeout: DEFAULT_CONNECT_TIMEOUT, connect_attempts: 3, answer_timeout }
+        Self {
+            connect_timeout: DEFAULT_CONNECT_TIMEOUT,
+            connect_attempts: 3,
+            answer_timeout,
+            peak_ewma: false,
+            hash_by: HashBy::SourceIp,
+        }
     }
+}
+
+/// What decides where a connection goes whose cluster hashes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum HashBy {
+    /// The client's address, where the filter chain says so.
+    #[default]
+    SourceIp,
+    /// The server name that the client sent: all clients of a name go to one endpoint.
+    ServerName,
 }
 
 /// How bytes are moved.

@@ -14,7 +14,7 @@ use crate::locality::Locality;
 mod policy;
 mod tls;
 
-pub use policy::{HashFunction, MAX_MAGLEV_TABLE, MAX_RING, Policy, RingHash};
+pub use policy::{HashFunction, LeastRequest, MAX_MAGLEV_TABLE, MAX_RING, Policy, RingHash, ZoneAware};
 pub use tls::{TlsMode, UpstreamTls};
 
 /// How long a connection attempt may take where no DestinationRule or Cluster says otherwise
@@ -59,6 +59,9 @@ pub struct Cluster {
     pub name: String,
     /// How an endpoint is chosen.
     pub policy: Policy,
+    /// How that compares, if it is the one that does.
+    #[serde(skip_serializing_if = "LeastRequest::is_default")]
+    pub least_request: LeastRequest,
     /// For one connection attempt.
     #[serde(with = "duration::text")]
     pub connect_timeout: Duration,
@@ -91,6 +94,9 @@ pub struct Cluster {
     /// Localities share connections by their weights.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub locality_weighted: bool,
+    /// Connections stay in the gateway's zone as far as it has its share of the endpoints.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub zone_aware: Option<ZoneAware>,
     /// A priority takes everything while its healthy share times this is at least 1; in percent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub overprovisioning_factor: Option<u32>,
@@ -326,6 +332,7 @@ impl Cluster {
         Self {
             name: name.into(),
             policy: Policy::default(),
+            least_request: LeastRequest::default(),
             connect_timeout: DEFAULT_CONNECT_TIMEOUT,
             keepalive: None,
             max_connections: None,
@@ -337,6 +344,7 @@ impl Cluster {
             health_checks: Vec::new(),
             panic_threshold: None,
             locality_weighted: false,
+            zone_aware: None,
             overprovisioning_factor: None,
             slow_start: None,
             proxy_protocol: None,

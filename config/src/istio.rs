@@ -15,6 +15,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use crate::cluster::DEFAULT_CONNECT_TIMEOUT;
+use crate::locality::Locality;
 use crate::route::Rewrite;
 use crate::server_name::Pattern;
 
@@ -31,6 +32,7 @@ mod gateway;
 mod gateway_api;
 mod index;
 mod listeners;
+mod localities;
 mod names;
 mod networks;
 mod originate;
@@ -68,6 +70,8 @@ pub struct Options {
     pub namespace: String,
     /// The gateway's labels, which a Gateway's `selector` must choose. Empty: every Gateway applies.
     pub labels: BTreeMap<String, String>,
+    /// Where the gateway stands: which endpoints are near.
+    pub locality: Locality,
     /// Where a server without a `bind` of its own is bound.
     pub bind_address: IpAddr,
     /// By Gateway port: where to bind a server without a `bind` of its own instead.
@@ -108,6 +112,7 @@ impl Options {
             cluster_domain: cluster_domain.to_owned(),
             namespace: ROOT_NAMESPACE.to_owned(),
             labels: BTreeMap::new(),
+            locality: Locality::default(),
             bind_address: Ipv4Addr::UNSPECIFIED.into(),
             bind: BTreeMap::new(),
             require_istio_alpn: true,

@@ -19,6 +19,10 @@ const META_JSON: &str = "ISTIO_METAJSON_";
 /// The label that places a pod, older and newer name, with dots for slashes.
 const LOCALITY_LABELS: [&str; 2] = ["topology.istio.io/locality", "istio-locality"];
 
+/// The labels of a Kubernetes node that its pods are placed by: region, zone, subzone.
+const NODE_LABELS: [&str; 3] =
+    ["topology.kubernetes.io/region", "topology.kubernetes.io/zone", "topology.istio.io/subzone"];
+
 /// What the pod knows of itself.
 #[derive(Debug, Clone, Copy)]
 pub struct Surroundings<'a> {
@@ -89,7 +93,10 @@ pub fn identify(given: Surroundings<'_>, settings: &bootstrap::Node) -> Identity
             format!("router~{address}~{name}.{namespace}~{namespace}.svc.{domain}")
         }),
         cluster: given_or(&settings.service_cluster, || service_cluster(&labels, &metadata, &namespace)),
-        locality: place(&given_or(&settings.locality, || labelled_place(&labels))),
+        locality: match settings.locality.as_str() {
+            "" => locality(&labels),
+            given => place(given),
+        },
         metadata,
     };
     let spiffe = format!("spiffe://{trust_domain}/ns/{namespace}/sa/{account}");
@@ -239,9 +246,13 @@ fn given_or(given: &str, made: impl FnOnce() -> String) -> String {
     if given.is_empty() { made() } else { given.to_owned() }
 }
 
-fn labelled_place(labels: &BTreeMap<String, String>) -> String {
-    let place = LOCALITY_LABELS.iter().find_map(|label| labels.get(*label));
-    place.map(|place| with_slashes(place)).unwrap_or_default()
+/// Where a workload with these labels stands: as its label for that says, else as those of its Kubernetes node do.
+pub fn locality(labels: &BTreeMap<String, String>) -> Locality {
+    let Some(label) = LOCALITY_LABELS.iter().find_map(|label| labels.get(*label)) else {
+        let [region, zone, subzone] = NODE_LABELS.map(|label| labels.get(label).cloned().unwrap_or_default());
+        return Locality { region, zone, subzone };
+    };
+    place(&with_slashes(label))
 }
 
 fn place(text: &str) -> Locality {

@@ -37,6 +37,7 @@ use crate::source::{certificates, files, kubernetes, upstream_tls, vm, xds};
 use crate::table::Table;
 use crate::tls::client::Known;
 use crate::tls::{Clients, Mesh};
+use crate::upstream::balance::Process;
 use crate::upstream::resolve;
 
 /// A listener that cannot be bound is tried again this often.
@@ -89,7 +90,7 @@ impl App {
         let metrics = Metrics::new()?;
         let readiness = Readiness::new(metrics.ready.clone());
         let first_table = readiness.wait_for("the first table and its listeners");
-        let table = Arc::new(ArcSwap::from_pointee(Table::default()));
+        let table = Arc::new(ArcSwap::from_pointee(Table::empty(process(&settings))));
         metrics.register(ClusterMetrics::new(Arc::clone(&table))?)?;
 
         let (access_log, log_writer) =
@@ -372,6 +373,16 @@ fn control(
     });
 }
 
+/// What balancing needs to know of the process.
+fn process(settings: &Settings) -> Process {
+    Process {
+        peak_ewma: settings.upstream.peak_ewma,
+        locality: eastgate_config::node::locality(&settings.node.labels),
+        local_cluster: settings.node.local_cluster.clone(),
+        replicas: BTreeMap::new(),
+    }
+}
+
 /// What the translation of Istio's resources needs to know of the process.
 ///
 /// # Errors
@@ -383,6 +394,7 @@ pub fn options(settings: &Settings) -> anyhow::Result<Options> {
         cluster_domain: settings.node.cluster_domain.clone(),
         namespace: settings.node.namespace.clone(),
         labels: settings.node.labels.clone(),
+        locality: eastgate_config::node::locality(&settings.node.labels),
         bind_address: settings.listen.address,
         bind: settings.listen.ports.clone(),
         require_istio_alpn: settings.routing.require_istio_alpn,

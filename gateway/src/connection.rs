@@ -6,7 +6,7 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use eastgate_config::listener::{Ends, HashPolicy, Role};
+use eastgate_config::listener::{Ends, Role};
 use socket2::SockRef;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
@@ -23,7 +23,6 @@ use crate::relay::{self, Handed, Meter, Patience};
 use crate::server_hello::Answer;
 use crate::table::Routed;
 use crate::tls;
-use crate::upstream::balance::hashing;
 use crate::upstream::endpoint::Endpoint;
 use crate::upstream::{self, Attempts, Cluster, Upstream};
 
@@ -161,7 +160,7 @@ async fn open(
     let _counted = within_limits(&routed, listener).await?;
 
     let _passing = pass_on(hello.as_ref(), &routed, listener)?;
-    let mut attempts = attempts(&routed, ends.remote, listener);
+    let mut attempts = attempts(&routed, ends.remote, listener, record);
     let upstream = connect(client, &routed, &mut attempts, record).await?;
     listener.downstream.connect_seconds().observe(record.age());
     let extra = hello.as_ref().map_or(0, |hello| raw.len() - hello.consumed());
@@ -239,9 +238,9 @@ async fn within_limits(routed: &Routed, listener: &Listener) -> Result<Option<Pa
 }
 
 /// The endpoints that a connection from there may try.
-fn attempts(routed: &Routed, remote: SocketAddr, listener: &Listener) -> Attempts {
+fn attempts(routed: &Routed, remote: SocketAddr, listener: &Listener, record: &access_log::Open) -> Attempts {
     let limit = routed.connect_attempts.unwrap_or(listener.upstream.connect_attempts);
-    Attempts::new(limit, routed.hash_policy.map(|HashPolicy::SourceIp| hashing::key(remote)))
+    Attempts::new(limit, listener.key(routed, remote, record.server_name.as_ref()))
 }
 
 /// Connects to an endpoint while watching the client: nobody waits for a client that has reset the connection. One

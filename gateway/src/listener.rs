@@ -5,10 +5,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
-use eastgate_config::bootstrap::{self, Settings};
+use eastgate_config::bootstrap::{self, HashBy, Settings};
 use eastgate_config::cidr::Cidr;
 use eastgate_config::cluster::Keepalive;
-use eastgate_config::listener::{Ends, Role};
+use eastgate_config::listener::{Ends, HashPolicy, Role};
+use eastgate_config::server_name::ServerName;
 
 use crate::access_log::AccessLog;
 use crate::client_hello::ClientHello;
@@ -19,6 +20,7 @@ use crate::metrics::{self, Metrics};
 use crate::relay::Patience;
 use crate::table::{self, Asked, Routed, Table};
 use crate::tls::{Clients, Mesh};
+use crate::upstream::balance::hashing;
 
 /// A bound listener.
 #[derive(Debug)]
@@ -162,6 +164,14 @@ impl Listener {
         let asked = Asked { server_name: hello.map(ClientHello::server_name), ends };
         let protocols = hello.into_iter().flat_map(ClientHello::alpn);
         self.table.load().route(&self.name, &asked, protocols, |below| fastrand::u64(..below))
+    }
+
+    /// What a connection of this client to this name is hashed by, where its cluster's policy hashes.
+    pub fn key(&self, routed: &Routed, client: SocketAddr, name: Option<&ServerName>) -> Option<u64> {
+        match name.filter(|_| self.upstream.hash_by == HashBy::ServerName) {
+            Some(name) => Some(hashing::key_of_name(name.as_str())),
+            None => routed.hash_policy.map(|HashPolicy::SourceIp| hashing::key(client)),
+        }
     }
 
     /// How long a connection may go on. A chain that says 0 sets no limit on silence, as in Envoy.

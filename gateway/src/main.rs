@@ -4,7 +4,9 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use eastgate::args::{self, AuditArgs, CheckArgs, Command, DnsArgs, Eastgate, EnvoyArgs, VmCommand};
-use eastgate::{admin_client, app, check, demo, explain_command, register, signals, telemetry, vm, xds_command};
+use eastgate::{
+    admin_client, app, check, demo, explain_command, register, signals, telemetry, vm, xds_command,
+};
 use eastgate_config::bootstrap::Settings;
 use hyper::Method;
 

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use eastgate_config::cluster::UpstreamTls;
@@ -13,6 +13,9 @@ use tokio::sync::watch;
 use crate::metrics;
 use crate::table::Table;
 use crate::upstream::cluster::Resolutions;
+
+/// How often the shares of endpoints that are slowly started grow.
+const WARMING: Duration = Duration::from_millis(500);
 
 /// The ends that the publisher works between.
 #[derive(Debug)]
@@ -45,9 +48,13 @@ impl Publisher {
                 self.wanted.send_if_modified(|wanted| std::mem::replace(wanted, names) != *wanted);
                 self.tls.send_if_modified(|spoken| std::mem::replace(spoken, tls) != *spoken);
             }
-            let goes_on = tokio::select! {
-                changed = snapshots.changed() => changed.is_ok(),
-                changed = self.resolved.changed() => changed.is_ok(),
+            let goes_on = loop {
+                let warms = self.table.load().warm(Instant::now(), WARMING);
+                tokio::select! {
+                    changed = snapshots.changed() => break changed.is_ok(),
+                    changed = self.resolved.changed() => break changed.is_ok(),
+                    () = tokio::time::sleep(WARMING), if warms => {}
+                }
             };
             if !goes_on {
                 return;

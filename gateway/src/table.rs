@@ -3,7 +3,7 @@
 //! A table is never changed: the one writer builds the next and swaps it in whole, so a connection sees one push or
 //! the other and never a part of each. What did not change is the same `Arc` in both.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -16,6 +16,7 @@ use eastgate_config::snapshot::Snapshot;
 use imbl::ordmap::DiffItem;
 
 use crate::upstream::Cluster;
+use crate::upstream::balance::Process;
 use crate::upstream::cluster::Resolutions;
 
 mod listener;
@@ -34,6 +35,8 @@ pub struct Table {
     pub snapshot: Arc<Snapshot>,
     /// What the DNS names of its endpoints stood for then.
     pub resolved: Resolutions,
+    /// What choices have to know of the process; handed on from table to table.
+    pub process: Arc<Process>,
     listeners: HashMap<String, Arc<Listener>>,
     /// Those of the snapshot, in a map that shares with the table before what is the same there.
     clusters: imbl::HashMap<String, Arc<Cluster>>,
@@ -41,6 +44,10 @@ pub struct Table {
     by_dns: BTreeSet<String>,
     /// The clusters to whose endpoints the gateway itself speaks TLS.
     by_tls: BTreeSet<String>,
+    /// The clusters whose new endpoints are slowly started, so that their balancers change while nothing else does.
+    slow: BTreeSet<String>,
+    /// The clusters that keep to the gateway's own zone, which depends on where its replicas are.
+    zoned: BTreeSet<String>,
 }
 
 /// What is known of a connection that asks for its way.
@@ -116,42 +123,47 @@ fn rewritten_too(rewritten: &Option<String>) -> String {
 }
 
 impl Table {
+    /// The one before the first snapshot, in a process with these settings.
+    pub fn empty(process: Process) -> Self {
+        Self { process: Arc::new(process), ..Self::default() }
+    }
+
     /// Compiles the next table. Takes over from the old one whatever did not change, and looks at little else: ten
     /// thousand clusters looked at for the sake of one would cost milliseconds.
     pub fn build(snapshot: Arc<Snapshot>, resolved: &Resolutions, old: &Self) -> Self {
         let now = Instant::now();
-        let mut clusters = old.clusters.clone();
-        let (mut by_dns, mut by_tls) = (old.by_dns.clone(), old.by_tls.clone());
+        let mut next = Self {
+            version: old.version + 1,
+            process: Arc::clone(&old.process),
+            listeners: HashMap::new(),
+            clusters: old.clusters.clone(),
+            by_dns: old.by_dns.clone(),
+            by_tls: old.by_tls.clone(),
+            slow: old.slow.clone(),
+            zoned: old.zoned.clone(),
+            resolved: resolved.clone(),
+            snapshot: Arc::clone(&snapshot),
+        };
         for difference in old.snapshot.clusters.diff(&snapshot.clusters) {
             // A data thread on the same core waits for a cluster then, and not for the table.
             std::thread::yield_now();
             match difference {
-                DiffItem::Remove(name, _) => {
-                    clusters.remove(name);
-                    by_dns.remove(name);
-                    by_tls.remove(name);
-                }
+                DiffItem::Remove(name, _) => next.remove(name),
                 DiffItem::Add(name, config) | DiffItem::Update { new: (name, config), .. } => {
-                    let cluster = Cluster::build(config, resolved, clusters.get(name), now);
-                    match cluster.has_names() {
-                        true => by_dns.insert(name.clone()),
-                        false => by_dns.remove(name),
-                    };
-                    match config.tls.is_some() {
-                        true => by_tls.insert(name.clone()),
-                        false => by_tls.remove(name),
-                    };
-                    clusters.insert(name.clone(), cluster);
+                    let old = next.clusters.get(name);
+                    let cluster = Cluster::build(config, resolved, old, now, &next.process);
+                    next.insert(name, cluster);
                 }
             }
         }
-        for name in &by_dns {
-            let Some(old) = clusters.get(name) else { continue };
-            let cluster = Cluster::build(&old.config, resolved, Some(old), now);
+        for name in &next.by_dns {
+            let Some(old) = next.clusters.get(name) else { continue };
+            let cluster = Cluster::build(&old.config, resolved, Some(old), now, &next.process);
             if !Arc::ptr_eq(old, &cluster) {
-                clusters.insert(name.clone(), cluster);
+                next.clusters.insert(name.clone(), cluster);
             }
         }
+        next.count_replicas(now);
         let listeners = snapshot.listeners.iter().map(|(name, config)| {
             let listener = match old.listeners.get(name) {
                 Some(old) if Arc::ptr_eq(&old.config, config) || old.config == *config => Arc::clone(old),
@@ -159,14 +171,48 @@ impl Table {
             };
             (name.clone(), listener)
         });
-        Self {
-            version: old.version + 1,
-            listeners: listeners.collect(),
-            clusters,
-            by_dns,
-            by_tls,
-            resolved: resolved.clone(),
-            snapshot,
+        next.listeners = listeners.collect();
+        next
+    }
+
+    fn insert(&mut self, name: &str, cluster: Arc<Cluster>) {
+        for (names, has) in [
+            (&mut self.by_dns, cluster.has_names()),
+            (&mut self.by_tls, cluster.config.tls.is_some()),
+            (&mut self.slow, cluster.config.slow_start.is_some()),
+            (&mut self.zoned, cluster.config.zone_aware.is_some()),
+        ] {
+            match has {
+                true => names.insert(name.to_owned()),
+                false => names.remove(name),
+            };
+        }
+        self.clusters.insert(name.to_owned(), cluster);
+    }
+
+    fn remove(&mut self, name: &str) {
+        self.clusters.remove(name);
+        for names in [&mut self.by_dns, &mut self.by_tls, &mut self.slow, &mut self.zoned] {
+            names.remove(name);
+        }
+    }
+
+    /// Looks where the gateway's replicas are. Clusters that keep to its zone follow.
+    fn count_replicas(&mut self, now: Instant) {
+        let mut replicas = BTreeMap::new();
+        let local = self.clusters.get(&self.process.local_cluster).map(|local| &local.endpoints);
+        for replica in local.into_iter().flatten().filter(|endpoint| endpoint.takes_connections()) {
+            *replicas.entry((*replica.locality).clone()).or_default() += 1;
+        }
+        if replicas == self.process.replicas {
+            return;
+        }
+        self.process = Arc::new(Process { replicas, ..(*self.process).clone() });
+        for name in &self.zoned {
+            if let Some(cluster) = self.clusters.get(name) {
+                let cluster = Arc::new(cluster.in_process(&self.process, now));
+                self.clusters.insert(name.clone(), cluster);
+            }
         }
     }
 
@@ -188,6 +234,16 @@ impl Table {
     /// The names of the clusters whose endpoints are given by DNS names.
     pub fn named_by_dns(&self) -> impl Iterator<Item = &str> {
         self.by_dns.iter().map(String::as_str)
+    }
+
+    /// Makes the balancers anew in which a new endpoint's share has grown; tells whether there is any. To be called again
+    /// after `pause` then.
+    pub fn warm(&self, now: Instant, pause: Duration) -> bool {
+        let slow = self.slow.iter().filter_map(|name| self.clusters.get(name));
+        let mut warming = slow.filter(|cluster| cluster.warms(now, pause)).peekable();
+        let any = warming.peek().is_some();
+        warming.for_each(|cluster| cluster.rebalance(now));
+        any
     }
 
     /// Every DNS name that an endpoint is given by.

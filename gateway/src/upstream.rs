@@ -13,6 +13,7 @@ pub mod cluster;
 pub mod dial;
 pub mod endpoint;
 pub mod health;
+mod latency;
 pub mod resolve;
 pub mod state;
 

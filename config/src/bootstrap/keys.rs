@@ -43,6 +43,7 @@ pub const KEYS: &[Key] = &[
         "node.network_view",
         "networks whose endpoints are used; empty: the gateway's own, and for an egress gateway: external",
     ),
+    key("node.local_cluster", "the cluster of the gateway's own replicas, for zone-aware routing"),
     key("node.metadata", "a map laid over the xDS node's metadata; values are text, as Istio wants them"),
     key("source.mesh_dir", "a directory of Istio and Kubernetes resources to serve, watched for changes"),
     key("source.xds_file", "a file of xDS resources to serve, as a DiscoveryResponse, watched for changes"),
@@ -136,6 +137,11 @@ pub const KEYS: &[Key] = &[
         "upstream.answer_timeout",
         "an endpoint that has not begun to answer the ClientHello for this long is left for another; 0: never",
     ),
+    key(
+        "upstream.peak_ewma",
+        "LEAST_REQUEST weighs open connections with how long endpoints take to connect, so that slow ones get fewer",
+    ),
+    key("upstream.hash_by", "what RING_HASH and MAGLEV choose by: source_ip or server_name"),
     key(
         "health.check",
         "how endpoints are checked where the source does not say: off, tcp (connect) or tls (a ClientHello)",

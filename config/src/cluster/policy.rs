@@ -13,12 +13,12 @@ const DEFAULT_MAGLEV_TABLE: u64 = 65_537;
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Policy {
-    /// Of two picked at random by weight, the one with fewer open connections.
+    /// Of a few picked at random by weight, the one with the fewest open connections ([`LeastRequest`]).
     #[default]
     LeastRequest,
     /// In turn, by weight.
     RoundRobin,
-    /// At random, by weight.
+    /// At random, whatever the weights, as in Envoy.
     Random,
     /// By a hash on a ring, so that few connections move when endpoints come or go.
     RingHash(RingHash),
@@ -27,6 +27,43 @@ pub enum Policy {
         /// How many places the table has; a prime.
         table_size: u64,
     },
+}
+
+/// How [`Policy::LeastRequest`] compares.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct LeastRequest {
+    /// How many are picked to be compared.
+    pub choices: u32,
+    /// Where weights differ, open connections count by this power; in thousandths. 0: they do not count.
+    pub active_request_bias: u32,
+    /// All are compared.
+    pub full_scan: bool,
+}
+
+impl Default for LeastRequest {
+    fn default() -> Self {
+        Self { choices: 2, active_request_bias: 1000, full_scan: false }
+    }
+}
+
+impl LeastRequest {
+    pub(super) fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+/// How connections are kept in the gateway's own zone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct ZoneAware {
+    /// For so many of the connections, in percent.
+    pub percent: u32,
+    /// Only with so many healthy endpoints.
+    pub min_cluster_size: u64,
+    /// With so many healthy endpoints in the own zone, all connections stay there, however many there are elsewhere.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub force_from: Option<u32>,
+    /// In a panic, no endpoint is used instead of all.
+    pub fail_on_panic: bool,
 }
 
 /// A hash ring.

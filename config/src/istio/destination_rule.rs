@@ -107,7 +107,7 @@ mod tests {
         assert!(findings.refusals.is_empty() && findings.notices.is_empty(), "{findings:?}");
         let rule = rule.unwrap();
         let v1 = rule.policy(80, rule.subsets.first());
-        assert_eq!(v1.balance, Some(cluster::Policy::RoundRobin));
+        assert_eq!(v1.balance.unwrap().policy, Some(cluster::Policy::RoundRobin));
         assert_eq!(v1.pool.unwrap().connect_timeout, Some(Duration::from_secs(3)));
         assert_eq!(rule.policy(81, None), Policy { tls: Some(ClientTlsMode::Disable), ..Policy::default() });
     }
@@ -136,8 +136,8 @@ mod tests {
     fn what_is_ignored_is_noticed() {
         let (_, findings) = parse(
             "host: a.b\ntrafficPolicy: {outlierDetection: {consecutive5xxErrors: 1}, \
-             loadBalancer: {consistentHash: {httpHeaderName: x}, localityLbSetting: {enabled: true}}}",
+             loadBalancer: {consistentHash: {httpHeaderName: x}}}",
         );
-        assert_eq!(findings.notices.len(), 3);
+        assert_eq!(findings.notices.len(), 2);
     }
 }

@@ -4,26 +4,24 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use serde_json::Value;
-
 use super::findings::Findings;
 use super::schema::PortSelector;
-use super::schema::destination_rule::{self as schema, ClientTlsMode, Simple};
-use crate::cluster::{self, HashFunction, Keepalive, MAX_MAGLEV_TABLE, MAX_RING, RingHash, UpstreamTls};
+use super::schema::destination_rule::{self as schema, ClientTlsMode};
+use crate::cluster::{self, Keepalive, UpstreamTls};
 use crate::duration;
 use crate::listener::{ChainOptions, HashPolicy};
 use crate::spiffe::IdPattern;
 
+mod balance;
 mod outliers;
 
+pub(super) use balance::Balance;
 pub(super) use outliers::Outliers;
 
 /// What Linux does where a DestinationRule gives only a part of `tcpKeepalive` (`tcp(7)`), and so what Istio's own
 /// data plane ends up with.
 const KERNEL_KEEPALIVE: Keepalive =
     Keepalive { time: Duration::from_secs(7200), interval: Duration::from_secs(75), probes: 9 };
-/// Where a DestinationRule gives no size, as Istio has it.
-const DEFAULT_RING: u64 = 1024;
 
 /// A traffic policy and its port-level overrides.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -35,7 +33,7 @@ pub(super) struct Policies {
 /// The parts of a traffic policy that a gateway without HTTP can act on; `None` is not said.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub(super) struct Policy {
-    pub(super) balance: Option<cluster::Policy>,
+    pub(super) balance: Option<Balance>,
     pub(super) pool: Option<Pool>,
     pub(super) tls: Option<ClientTlsMode>,
     /// What `tls` says beyond its mode; `None` for `DISABLE`, and where the gateway does not speak it itself.
@@ -59,7 +57,7 @@ impl Policy {
     pub(super) fn overridden_by(&self, over: &Self) -> Self {
         let tls = if over.tls.is_some() { over } else { self };
         Self {
-            balance: over.balance.or(self.balance),
+            balance: over.balance.clone().or_else(|| self.balance.clone()),
             pool: over.pool.clone().or_else(|| self.pool.clone()),
             tls: tls.tls,
             upstream_tls: tls.upstream_tls.clone(),
@@ -94,8 +92,8 @@ impl Policy {
 
     /// What it says of a filter chain that leads to its service.
     pub(super) fn chain_options(&self) -> ChainOptions {
-        let hashes =
-            matches!(self.balance, Some(cluster::Policy::RingHash(_) | cluster::Policy::Maglev { .. }));
+        let policy = self.balance.as_ref().and_then(|balance| balance.policy);
+        let hashes = matches!(policy, Some(cluster::Policy::RingHash(_) | cluster::Policy::Maglev { .. }));
         ChainOptions {
             max_connection_duration: self.pool.as_ref().and_then(|pool| pool.max_connection_duration),
             hash_policy: hashes.then_some(HashPolicy::SourceIp),
@@ -144,8 +142,7 @@ fn parse_policy(schema: &schema::TrafficPolicy, field: &str, findings: &mut Find
     let pool = schema.connection_pool.as_ref().and_then(|pool| pool.tcp.as_ref());
     let outliers = schema.outlier_detection.as_ref();
     Policy {
-        balance: balance
-            .and_then(|balance| parse_balance(balance, &format!("{field}.loadBalancer"), findings)),
+        balance: balance.map(|balance| Balance::parse(balance, &format!("{field}.loadBalancer"), findings)),
         pool: pool.map(|pool| parse_pool(pool, &format!("{field}.connectionPool.tcp"), findings)),
         tls: schema.tls.as_ref().map(|tls| tls.mode),
         upstream_tls: schema
@@ -218,76 +215,6 @@ fn check_tls(schema: &schema::ClientTls, field: &str, findings: &mut Findings) {
     }
 }
 
-fn parse_balance(
-    schema: &schema::LoadBalancer,
-    field: &str,
-    findings: &mut Findings,
-) -> Option<cluster::Policy> {
-    let ignored = [
-        ("localityLbSetting", &schema.locality_lb_setting, "every locality is used by weight"),
-        ("warmup", &schema.warmup, "a new endpoint gets its full share at once"),
-        ("warmupDurationSecs", &schema.warmup_duration_secs, "a new endpoint gets its full share at once"),
-    ];
-    for (name, value, consequence) in ignored {
-        if !value.is_null() && *value != Value::Bool(false) {
-            findings.notice(format!("{field}.{name}"), format!("{name} is not used: {consequence}"));
-        }
-    }
-    if let Some(hash) = &schema.consistent_hash {
-        if schema.simple.is_some_and(|simple| simple != Simple::Unspecified) {
-            let reason = "there is simple, too; give one or the other";
-            findings.refuse(format!("{field}.consistentHash"), reason);
-        }
-        return parse_hash(hash, &format!("{field}.consistentHash"), findings);
-    }
-    match schema.simple? {
-        Simple::Unspecified => None,
-        Simple::LeastConn | Simple::LeastRequest => Some(cluster::Policy::LeastRequest),
-        Simple::RoundRobin => Some(cluster::Policy::RoundRobin),
-        Simple::Random => Some(cluster::Policy::Random),
-        Simple::Passthrough => {
-            let reason = "PASSTHROUGH needs the client's original destination, which a gateway does not have; \
-                          use LEAST_REQUEST, ROUND_ROBIN or RANDOM";
-            findings.refuse(format!("{field}.simple"), reason);
-            None
-        }
-    }
-}
-
-/// Of all that Istio can hash, a connection has only the client's address.
-fn parse_hash(
-    schema: &schema::ConsistentHash,
-    field: &str,
-    findings: &mut Findings,
-) -> Option<cluster::Policy> {
-    if !schema.use_source_ip {
-        let message = "consistentHash is not used: a connection has no HTTP request to hash, so the default, \
-                       LEAST_REQUEST, is used; set useSourceIp to hash the client's address";
-        findings.notice(field, message);
-        return None;
-    }
-    let mut refuse = |name: &str, given: i64, wanted: &str| {
-        findings.refuse(format!("{field}.{name}"), format!("{given} is not a size; give {wanted}"));
-        None
-    };
-    if let Some(maglev) = &schema.maglev {
-        let given = maglev.table_size;
-        let size = u64::try_from(given).unwrap_or_default();
-        let policy = cluster::Policy::maglev((given != 0).then_some(size));
-        let wanted = format!("a prime up to {MAX_MAGLEV_TABLE}");
-        return policy.or_else(|| refuse("maglev.tableSize", given, &wanted));
-    }
-    let (name, given) = match &schema.ring_hash {
-        Some(ring) => ("ringHash.minimumRingSize", ring.minimum_ring_size),
-        None => ("minimumRingSize", schema.minimum_ring_size),
-    };
-    let size = u64::try_from(given).ok().filter(|size| *size <= MAX_RING);
-    let Some(size) = size else { return refuse(name, given, &format!("1 to {MAX_RING}")) };
-    let minimum_size = if size == 0 { DEFAULT_RING } else { size };
-    let function = HashFunction::XxHash;
-    Some(cluster::Policy::RingHash(RingHash { minimum_size, maximum_size: MAX_RING, function }))
-}
-
 /// A duration that is given and not shorter than this.
 fn time(text: Option<&String>, field: String, least: Duration, findings: &mut Findings) -> Option<Duration> {
     let time = findings.take(&field, duration::parse(text?))?;
@@ -346,7 +273,7 @@ mod tests {
     fn a_hash_of_the_source_is_a_ring_or_a_table_and_says_so_to_the_chain() {
         let of =
             |hash: &str| parse(&format!("loadBalancer: {{consistentHash: {{useSourceIp: true{hash}}}}}"));
-        let ring = |text: &str| match of(text).0.balance {
+        let ring = |text: &str| match of(text).0.balance.and_then(|balance| balance.policy) {
             Some(cluster::Policy::RingHash(ring)) => ring.minimum_size,
             other => panic!("{other:?}"),
         };
@@ -354,7 +281,8 @@ mod tests {
         assert_eq!(ring(", minimumRingSize: 64"), 64);
         assert_eq!(ring(", ringHash: {minimumRingSize: 128}"), 128);
         let (policy, _) = of(", maglev: {}");
-        assert_eq!(policy.balance, Some(cluster::Policy::Maglev { table_size: 65_537 }));
+        let maglev = policy.balance.as_ref().and_then(|balance| balance.policy);
+        assert_eq!(maglev, Some(cluster::Policy::Maglev { table_size: 65_537 }));
         assert_eq!(policy.chain_options().hash_policy, Some(HashPolicy::SourceIp));
         assert_eq!(parse("loadBalancer: {simple: RANDOM}").0.chain_options(), ChainOptions::default());
     }
@@ -362,7 +290,8 @@ mod tests {
     #[test]
     fn a_hash_of_what_a_connection_has_not_is_noticed_and_one_of_no_size_refused() {
         let (policy, findings) = parse("loadBalancer: {consistentHash: {httpHeaderName: x-user}}");
-        assert_eq!((policy.balance, findings.notices.len(), findings.refusals.len()), (None, 1, 0));
+        let hash = policy.balance.and_then(|balance| balance.policy);
+        assert_eq!((hash, findings.notices.len(), findings.refusals.len()), (None, 1, 0));
         let of = |rest: &str| refused(&format!("loadBalancer: {{{rest}}}"));
         let hash = "p.loadBalancer.consistentHash";
         assert_eq!(

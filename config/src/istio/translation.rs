@@ -16,10 +16,8 @@ use super::service_entry::{ServiceEntry, Workload};
 use super::traffic_policy::Policy;
 use super::virtual_service::VirtualService;
 use super::{Options, authorization, listeners, names, originate};
-use crate::cluster::{Cluster, LocalityEndpoints};
-use crate::endpoint::Endpoint;
+use crate::cluster::Cluster;
 use crate::listener::ProxyProtocol;
-use crate::locality::Locality;
 use crate::rejection::Notice;
 use crate::snapshot::Snapshot;
 
@@ -103,18 +101,13 @@ impl Output {
         if self.clusters.contains_key(name) {
             return;
         }
-        let mut localities: BTreeMap<&Locality, Vec<Endpoint>> = BTreeMap::new();
-        for member in members {
-            localities.entry(&member.locality).or_default().push(member.endpoint.clone());
-        }
-        let localities = localities.into_iter().map(|(locality, endpoints)| LocalityEndpoints {
-            locality: locality.clone(),
-            endpoints,
-            ..LocalityEndpoints::default()
-        });
+        let balance = policy.balance.clone().unwrap_or_default();
+        let (localities, locality_weighted) =
+            balance.localities.place(members, options, policy.outliers.is_some());
         let pool = policy.pool.clone().unwrap_or_default();
         let cluster = Cluster {
-            policy: policy.balance.unwrap_or_default(),
+            policy: balance.policy.unwrap_or_default(),
+            slow_start: balance.slow_start,
             connect_timeout: pool.connect_timeout.unwrap_or(options.connect_timeout),
             keepalive: pool.keepalive,
             max_connections: pool.max_connections,
@@ -122,7 +115,8 @@ impl Output {
             proxy_protocol: policy.proxy_protocol,
             outlier_detection: policy.outliers.as_ref().map(|outliers| outliers.detection.clone()),
             panic_threshold: policy.outliers.as_ref().map(|outliers| outliers.panic_threshold),
-            localities: localities.collect(),
+            localities,
+            locality_weighted,
             ..Cluster::new(name, Vec::new())
         };
         self.clusters.insert(name.to_owned(), Arc::new(cluster));

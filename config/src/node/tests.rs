@@ -133,7 +133,7 @@ fn quoted_values_are_read_as_go_writes_them() {
 #[test]
 fn a_locality_may_be_written_either_way_and_in_part() {
     let place = |label: &str, text: &str| {
-        place(&labelled_place(&BTreeMap::from([(label.to_owned(), text.to_owned())]))).to_string()
+        locality(&BTreeMap::from([(label.to_owned(), text.to_owned())])).to_string()
     };
     assert_eq!(place("istio-locality", "r.z"), "r/z");
     assert_eq!(place("istio-locality", "r.1/z.1/s.1"), "r.1/z.1/s.1");

@@ -99,7 +99,7 @@ const FAMILIES: &[Family] = &[
         help: "Endpoints, by whether they take new connections",
         kind: MetricType::GAUGE,
         values: |cluster| {
-            let usable = cluster.balancer().endpoints().len();
+            let usable = cluster.endpoints.iter().filter(|endpoint| endpoint.takes_connections()).count();
             let states = [("usable", usable), ("unusable", cluster.endpoints.len() - usable)];
             states.map(|(state, count)| (Some(("state", state)), count as u64)).into()
         },

@@ -36,7 +36,7 @@ pub(super) async fn forward(
     let result = match &routed.cluster.config.tls {
         // Endpoints that take plain TCP: of several services behind one port, each may be another way.
         None => {
-            let mut attempts = attempts(&routed, ends.remote, listener);
+            let mut attempts = attempts(&routed, ends.remote, listener, record);
             let upstream = connect(client, &routed, &mut attempts, record).await?;
             let sockets = (client, &upstream.stream);
             let first = announced(begun.raw, &routed, ends, None);
@@ -70,7 +70,7 @@ async fn secured(
     let known = timeout(connect_timeout, listener.clients.of(spoken)).await;
     let how = known.unwrap_or(Err(tls::Error::TimedOut(Side::Upstream)))?;
     let header = announced(Vec::new(), routed, ends, None);
-    let mut attempts = attempts(routed, record.client_addr, listener);
+    let mut attempts = attempts(routed, record.client_addr, listener, record);
     let mut refused = None;
     loop {
         let upstream = match connect(client, routed, &mut attempts, record).await {

@@ -23,7 +23,7 @@ pub(super) async fn forward(
 ) -> Result<(), Error> {
     let (routed, mut session) = secured(client, listener, record).await?;
     let _counted = within_limits(&routed, listener).await?;
-    let mut attempts = attempts(&routed, record.client_addr, listener);
+    let mut attempts = attempts(&routed, record.client_addr, listener, record);
     let upstream = connect(client, &routed, &mut attempts, record).await?;
     record.engine = "tls";
     let stats = &routed.cluster.stats;

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use arc_swap::{ArcSwap, Guard};
 use eastgate_config::cluster as config;
@@ -12,9 +12,9 @@ pub use eastgate_config::cluster::Resolutions;
 use eastgate_config::endpoint::Address;
 use eastgate_config::locality::Locality;
 
-use super::balance::Balancer;
+use super::balance::{Balancer, Process, Terms};
 use super::endpoint::{self, Endpoint, Out};
-use super::health::{Alarm, CheckCounts, Ejections, Hellos};
+use super::health::{Alarm, CheckCounts, Ejections, Hellos, Outcome};
 
 /// A cluster that the data path connects through.
 #[derive(Debug)]
@@ -29,6 +29,7 @@ pub struct Cluster {
     pub stats: Arc<Stats>,
     /// Some endpoints are given by a DNS name, so that it may change while its configuration does not.
     has_names: bool,
+    process: Arc<Process>,
 }
 
 /// What is counted about a cluster.
@@ -84,6 +85,7 @@ impl Cluster {
         resolved: &Resolutions,
         old: Option<&Arc<Self>>,
         now: Instant,
+        process: &Arc<Process>,
     ) -> Arc<Self> {
         // Most clusters of most snapshots: nothing of them needs to be looked at.
         if let Some(old) = old.filter(|old| !old.has_names && Arc::ptr_eq(&old.config, config)) {
@@ -118,10 +120,19 @@ impl Cluster {
                 })
             })
             .collect();
-        let balancer = ArcSwap::from_pointee(Balancer::new(config, &endpoints, now));
+        let turn = old.map_or(0, |old| old.balancer().turn());
+        let balancer = Balancer::new(config, &endpoints, Terms { now, turn, process });
         let stats = old.map(|old| Arc::clone(&old.stats)).unwrap_or_default();
         let has_names = config.endpoints().any(|endpoint| matches!(endpoint.address, Address::Dns { .. }));
-        Arc::new(Self { config: Arc::clone(config), endpoints, balancer, stats, has_names })
+        let balancer = ArcSwap::from_pointee(balancer);
+        Arc::new(Self {
+            config: Arc::clone(config),
+            endpoints,
+            balancer,
+            stats,
+            has_names,
+            process: Arc::clone(process),
+        })
     }
 
     /// The choice among its endpoints at this moment. To be let go before the next await.
@@ -129,11 +140,40 @@ impl Cluster {
         self.balancer.load()
     }
 
+    /// Is the time that endpoints take of use to the balancer?
+    pub(super) fn peak_ewma(&self) -> bool {
+        self.process.peak_ewma
+    }
+
     /// Makes the choice anew, of the endpoints as they are now: for whoever took some out or let some in
     /// ([`endpoint::Stats::take_out`]), and while new ones are slowly started. Of the current table's cluster: one that
     /// is built at the same time may not have seen the change.
     pub fn rebalance(&self, now: Instant) {
-        self.balancer.store(Arc::new(Balancer::new(&self.config, &self.endpoints, now)));
+        let terms = Terms { now, turn: self.balancer().turn(), process: &self.process };
+        self.balancer.store(Arc::new(Balancer::new(&self.config, &self.endpoints, terms)));
+    }
+
+    /// Are there endpoints on their way to their share, so that the balancer ages? Not while all are equally new. A balancer
+    /// of after the last of them has come to its share is wanted, too: `since` is how old the current one may be.
+    pub fn warms(&self, now: Instant, since: Duration) -> bool {
+        let Some(slow_start) = self.config.slow_start else { return false };
+        let first_seen = || self.endpoints.iter().map(|endpoint| endpoint.stats.first_seen());
+        let youngest = first_seen().max();
+        first_seen().min() != youngest
+            && youngest.is_some_and(|at| now.saturating_duration_since(at) < slow_start.window + since)
+    }
+
+    /// The same cluster, with another idea of the process.
+    pub fn in_process(&self, process: &Arc<Process>, now: Instant) -> Self {
+        let terms = Terms { now, turn: self.balancer().turn(), process };
+        Self {
+            config: Arc::clone(&self.config),
+            endpoints: self.endpoints.clone(),
+            balancer: ArcSwap::from_pointee(Balancer::new(&self.config, &self.endpoints, terms)),
+            stats: Arc::clone(&self.stats),
+            has_names: self.has_names,
+            process: Arc::clone(process),
+        }
     }
 
     /// Is there an endpoint that is given by a DNS name?
@@ -206,30 +246,60 @@ mod tests {
 
     #[test]
     fn an_unchanged_cluster_is_not_rebuilt() {
-        let one = Cluster::build(&config(&[1, 2]), &Resolutions::new(), None, Instant::now());
-        let two = Cluster::build(&config(&[1, 2]), &Resolutions::new(), Some(&one), Instant::now());
+        let one =
+            Cluster::build(&config(&[1, 2]), &Resolutions::new(), None, Instant::now(), &Arc::default());
+        let two = Cluster::build(
+            &config(&[1, 2]),
+            &Resolutions::new(),
+            Some(&one),
+            Instant::now(),
+            &Arc::default(),
+        );
         assert!(Arc::ptr_eq(&one, &two));
     }
 
     #[test]
     fn counters_outlive_a_change_by_cluster_and_address() {
-        let one = Cluster::build(&config(&[1, 2]), &Resolutions::new(), None, Instant::now());
+        let one =
+            Cluster::build(&config(&[1, 2]), &Resolutions::new(), None, Instant::now(), &Arc::default());
         one.endpoints[1].stats.count_refused();
-        let two = Cluster::build(&config(&[2, 3]), &Resolutions::new(), Some(&one), Instant::now());
+        let two = Cluster::build(
+            &config(&[2, 3]),
+            &Resolutions::new(),
+            Some(&one),
+            Instant::now(),
+            &Arc::default(),
+        );
         assert_eq!(two.endpoints[0].stats.refused(), 1);
         assert_eq!(two.endpoints[1].stats.refused(), 0);
         assert!(Arc::ptr_eq(&one.stats, &two.stats));
     }
 
     #[test]
+    fn a_cluster_warms_while_one_endpoint_is_newer_than_the_others_and_a_moment_longer() {
+        let slow = |ports| {
+            let window = Duration::from_secs(60);
+            let slow_start = config::SlowStart { window, aggression: 1000, min_weight_percent: 10 };
+            Arc::new(config::Cluster { slow_start: Some(slow_start), ..(*config(ports)).clone() })
+        };
+        let (began, second) = (Instant::now(), Duration::from_secs(1));
+        let one = Cluster::build(&slow(&[1, 2]), &Resolutions::new(), None, began, &Arc::default());
+        assert!(!one.warms(began, second), "all are equally new");
+        let later = began + 100 * second;
+        let two = Cluster::build(&slow(&[1, 3]), &Resolutions::new(), Some(&one), later, &Arc::default());
+        assert!(two.warms(later, second) && two.warms(later + 60 * second, second));
+        assert!(!two.warms(later + 61 * second, second));
+    }
+
+    #[test]
     fn a_dns_name_stands_for_all_its_addresses_and_changes_with_them() {
         let endpoint = Configured::new(Address::Dns { host: "gw.example".into(), port: 15443 });
         let config = Arc::new(config::Cluster::new("c", vec![endpoint]));
-        let one = Cluster::build(&config, &Resolutions::new(), None, Instant::now());
+        let one = Cluster::build(&config, &Resolutions::new(), None, Instant::now(), &Arc::default());
         assert!(one.endpoints.is_empty());
         let resolved: Resolutions =
             [("gw.example".into(), vec![[10, 0, 0, 1].into(), [10, 0, 0, 2].into()])].into();
-        let two = Cluster::build(&config, &resolved, Some(&one), Instant::now());
+        let two = Cluster::build(&config, &resolved, Some(&one), Instant::now(), &Arc::default());
         let addresses: Vec<_> = two.endpoints.iter().map(|endpoint| endpoint.address.to_string()).collect();
         assert_eq!(addresses, ["10.0.0.1:15443", "10.0.0.2:15443"]);
     }
@@ -238,7 +308,8 @@ mod tests {
     fn the_connection_limit_holds_and_a_dropped_slot_is_free_again() {
         let mut limited = (*config(&[1])).clone();
         limited.max_connections = Some(1);
-        let cluster = Cluster::build(&Arc::new(limited), &Resolutions::new(), None, Instant::now());
+        let cluster =
+            Cluster::build(&Arc::new(limited), &Resolutions::new(), None, Instant::now(), &Arc::default());
         let slot = cluster.slot();
         assert!(slot.is_some() && cluster.slot().is_none());
         drop(slot);

@@ -3,12 +3,13 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use eastgate_config::endpoint::Health;
 use eastgate_config::locality::Locality;
 
 use super::health;
+use super::latency::Latency;
 
 /// One resolved address of a cluster.
 #[derive(Debug)]
@@ -64,6 +65,7 @@ pub struct Stats {
     first_seen: Instant,
     /// The reasons it is out for, a bit each. What is set here counts at the next pick; see [`super::Cluster::rebalance`].
     out: AtomicU8,
+    latency: Latency,
     active: AtomicU32,
     connected: AtomicU64,
     refused: AtomicU64,
@@ -78,6 +80,7 @@ impl Stats {
         Self {
             first_seen: now,
             out: AtomicU8::default(),
+            latency: Latency::default(),
             active: AtomicU32::default(),
             connected: AtomicU64::default(),
             refused: AtomicU64::default(),
@@ -89,6 +92,16 @@ impl Stats {
     /// When it came into its cluster.
     pub fn first_seen(&self) -> Instant {
         self.first_seen
+    }
+
+    /// Notes how long it took to connect, or to fail.
+    pub fn took(&self, took: Duration, now: Instant) {
+        self.latency.add(took, now.saturating_duration_since(self.first_seen));
+    }
+
+    /// How long it takes, in milliseconds, as far as that is remembered; `None` where nothing was ever noted.
+    pub fn latency(&self, now: Instant) -> Option<f32> {
+        self.latency.get(now.saturating_duration_since(self.first_seen))
     }
 
     /// Is there a reason that it takes no new connections? This is what the data path reads.

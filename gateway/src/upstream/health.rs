@@ -7,7 +7,7 @@
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering::AcqRel, Ordering::Relaxed};
 use std::sync::{Arc, OnceLock};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwapOption;
 use rustix::io::Errno;
@@ -250,9 +250,23 @@ pub fn report(cluster: &Cluster, endpoint: &Endpoint, outcome: Outcome, elapsed:
             counts.note_hello(outcome)
         }
     };
+    if cluster.peak_ewma()
+        && let Some(took) = time_of(outcome, elapsed, cluster.config.connect_timeout)
+    {
+        of_endpoint.took(took, Instant::now());
+    }
     let (Some(row), Some(rules)) = (row, &cluster.config.outlier_detection) else { return };
     let as_long_as_borne = rules.consecutive_failures.is_some_and(|bearable| row % bearable.max(1) == 0);
     of_cluster.alarm.raise(&cluster.config.name, as_long_as_borne);
+}
+
+/// What this says of how long the endpoint takes. One that fails at once must not look fast.
+fn time_of(outcome: Outcome, elapsed: Duration, of_failure: Duration) -> Option<Duration> {
+    match outcome {
+        Outcome::Connected | Outcome::Answered => Some(elapsed),
+        Outcome::NotTried | Outcome::Alert(_) => None,
+        _ => Some(elapsed.max(of_failure)),
+    }
 }
 
 /// How a cluster wakes up whoever watches it. There is at most one call that was not answered yet, so that what waits
@@ -319,7 +333,7 @@ mod tests {
             success_rate: None,
             failure_percentage: None,
         });
-        Cluster::build(&Arc::new(config), &Resolutions::new(), None, std::time::Instant::now())
+        Cluster::build(&Arc::new(config), &Resolutions::new(), None, Instant::now(), &Arc::default())
     }
 
     fn tell(cluster: &Cluster, outcome: Outcome) {
@@ -340,6 +354,16 @@ mod tests {
         assert_eq!((counts.failed_in_row(), counts.unanswered_in_row()), (0, 0));
         assert_eq!(counts.hellos.answer_time(), Duration::from_micros(7));
         assert_eq!(cluster.stats.hellos.counts(), [1, 0, 0, 1, 0, 0]);
+    }
+
+    #[test]
+    fn one_that_fails_at_once_does_not_look_fast() {
+        let timeout = Duration::from_secs(10);
+        let of = |outcome| time_of(outcome, Duration::from_millis(1), timeout);
+        assert_eq!(of(Outcome::Connected), Some(Duration::from_millis(1)));
+        assert_eq!(of(Outcome::ConnectFailed), Some(timeout));
+        assert_eq!(of(Outcome::ResetBeforeAnswer), Some(timeout));
+        assert_eq!(of(Outcome::Alert(40)), None);
     }
 
     #[test]

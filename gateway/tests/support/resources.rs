@@ -119,9 +119,14 @@ pub fn refused_cluster(name: &str) -> pb::Any {
 }
 
 fn cluster_from(message: &Value) -> pb::Any {
-    let text = message.to_string();
-    let value = eastgate_proto::json::read("envoy.config.cluster.v3.Cluster", &text).unwrap();
-    pb::Any { type_url: CLUSTER.into(), value }
+    from_json(CLUSTER, message)
+}
+
+/// A resource as protobuf's JSON.
+pub fn from_json(type_url: &str, message: &Value) -> pb::Any {
+    let (_, kind) = type_url.split_once('/').unwrap();
+    let value = eastgate_proto::json::read(kind, &message.to_string()).unwrap();
+    pb::Any { type_url: type_url.into(), value }
 }
 
 /// A cluster that takes so many bytes more on the wire.

@@ -1,5 +1,7 @@
 //! `networking.istio.io` DestinationRule.
 
+use std::collections::BTreeMap;
+
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -61,9 +63,44 @@ pub(in crate::istio) enum ProxyVersion {
 pub(in crate::istio) struct LoadBalancer {
     pub(in crate::istio) simple: Option<Simple>,
     pub(in crate::istio) consistent_hash: Option<ConsistentHash>,
-    pub(in crate::istio) locality_lb_setting: Value,
-    pub(in crate::istio) warmup_duration_secs: Value,
-    pub(in crate::istio) warmup: Value,
+    pub(in crate::istio) locality_lb_setting: Option<LocalityLbSetting>,
+    pub(in crate::istio) warmup_duration_secs: Option<String>,
+    pub(in crate::istio) warmup: Option<Warmup>,
+}
+
+/// The message `LocalityLoadBalancerSetting`.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "camelCase")]
+pub(in crate::istio) struct LocalityLbSetting {
+    pub(in crate::istio) distribute: Vec<Distribute>,
+    pub(in crate::istio) failover: Vec<Failover>,
+    pub(in crate::istio) failover_priority: Vec<String>,
+    pub(in crate::istio) enabled: Option<bool>,
+}
+
+/// The message `LocalityLoadBalancerSetting.Distribute`.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "camelCase")]
+pub(in crate::istio) struct Distribute {
+    pub(in crate::istio) from: String,
+    pub(in crate::istio) to: BTreeMap<String, i64>,
+}
+
+/// The message `LocalityLoadBalancerSetting.Failover`.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "camelCase")]
+pub(in crate::istio) struct Failover {
+    pub(in crate::istio) from: String,
+    pub(in crate::istio) to: String,
+}
+
+/// The message `WarmupConfiguration`.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "camelCase")]
+pub(in crate::istio) struct Warmup {
+    pub(in crate::istio) duration: Option<String>,
+    pub(in crate::istio) minimum_percent: Option<f64>,
+    pub(in crate::istio) aggression: Option<f64>,
 }
 
 /// The message `LoadBalancerSettings.ConsistentHashLB`.

@@ -241,11 +241,19 @@ fn circuit_breakers(message: &wire::Cluster, cluster: &mut Cluster) {
 }
 
 fn refuse_what_is_unsafe(message: &wire::Cluster) -> Result<(), Problem> {
-    let selectors = message.lb_subset_config.as_ref().map_or(0, |subsets| subsets.subset_selectors.len());
+    // With any endpoint to fall back to, a connection that asks for no subset may go to all: none here asks for one.
+    let any_endpoint = wire::cluster::lb_subset_config::LbSubsetFallbackPolicy::AnyEndpoint;
+    let subsets = message.lb_subset_config.as_ref().is_some_and(|subsets| {
+        !subsets.subset_selectors.is_empty() && subsets.fallback_policy() != any_endpoint
+    });
     let unsafe_fields = [
         // Each endpoint is compared with each of them; istiod sends two or three.
         (message.transport_socket_matches.len() > 100, "transport_socket_matches", "there are more than 100"),
-        (selectors > 0, "lb_subset_config", "endpoints are not chosen by their metadata here"),
+        (
+            subsets,
+            "lb_subset_config",
+            "endpoints are not chosen by their metadata here, and its fallback_policy is not ANY_ENDPOINT",
+        ),
         (message.upstream_bind_config.is_some(), "upstream_bind_config", "source addresses are not set here"),
         (
             message.transport_socket_matcher.is_some(),

@@ -6,20 +6,31 @@ use eastgate_proto::envoy::extensions::load_balancing_policies as policies;
 use eastgate_proto::google::protobuf as pb;
 use policies::common::v3::SlowStartConfig;
 use policies::common::v3::locality_lb_config::LocalityConfigSpecifier;
-use policies::{least_request, maglev, random, ring_hash, round_robin, wrr_locality};
+use policies::least_request::v3::least_request::SelectionMethod;
+use policies::{maglev, random, ring_hash, round_robin, wrr_locality};
 use wire::cluster::{LbConfig, LbPolicy, common_lb_config};
 
 use super::Problem;
 use super::values::{self, duration, percent, thousandths};
-use crate::cluster::{Cluster, HashFunction, MAX_MAGLEV_TABLE, MAX_RING, Policy, RingHash, SlowStart};
+use crate::cluster::{
+    Cluster, HashFunction, LeastRequest, MAX_MAGLEV_TABLE, MAX_RING, Policy, RingHash, SlowStart, ZoneAware,
+};
 
 pub(super) fn decode(message: &wire::Cluster, cluster: &mut Cluster) -> Result<(), Problem> {
     if let Some(common) = &message.common_lb_config {
         use common_lb_config::LocalityConfigSpecifier as Specifier;
         cluster.panic_threshold =
             percent("common_lb_config.healthy_panic_threshold", common.healthy_panic_threshold)?;
-        cluster.locality_weighted =
-            matches!(common.locality_config_specifier, Some(Specifier::LocalityWeightedLbConfig(_)));
+        match &common.locality_config_specifier {
+            Some(Specifier::LocalityWeightedLbConfig(_)) => cluster.locality_weighted = true,
+            Some(Specifier::ZoneAwareLbConfig(config)) => {
+                let mut rule = zone_aware(config.routing_enabled, config.min_cluster_size)
+                    .map_err(|problem| problem.inside("common_lb_config.zone_aware_lb_config"))?;
+                rule.fail_on_panic = config.fail_traffic_on_panic;
+                cluster.zone_aware = Some(rule);
+            }
+            None => {}
+        }
         if common.override_host_status.is_some() {
             let reason = "endpoints are not chosen by the client here";
             return Err(Problem::at("common_lb_config.override_host_status", reason));
@@ -29,6 +40,11 @@ pub(super) fn decode(message: &wire::Cluster, cluster: &mut Cluster) -> Result<(
         return extensions(extension, cluster).map_err(|problem| problem.inside("load_balancing_policy"));
     }
     cluster.policy = policy(message)?;
+    if let Some(LbConfig::LeastRequestLbConfig(config)) = &message.lb_config {
+        let bias = config.active_request_bias.as_ref().map(|bias| bias.default_value);
+        cluster.least_request = least_request(config.choice_count, bias)
+            .map_err(|problem| problem.inside("least_request_lb_config"))?;
+    }
     let slow_start = match &message.lb_config {
         Some(LbConfig::RoundRobinLbConfig(config)) => config.slow_start_config.as_ref(),
         Some(LbConfig::LeastRequestLbConfig(config)) => config.slow_start_config.as_ref(),
@@ -97,6 +113,28 @@ fn table(size: Option<pb::UInt64Value>) -> Result<Policy, Problem> {
     Policy::maglev(size.map(|size| size.value)).ok_or_else(wrong)
 }
 
+fn zone_aware(
+    enabled: Option<eastgate_proto::envoy::r#type::v3::Percent>,
+    size: Option<pb::UInt64Value>,
+) -> Result<ZoneAware, Problem> {
+    Ok(ZoneAware {
+        percent: percent("routing_enabled", enabled)?.unwrap_or(100),
+        min_cluster_size: size.map_or(6, |size| size.value),
+        force_from: None,
+        fail_on_panic: false,
+    })
+}
+
+fn least_request(choices: Option<pb::UInt32Value>, bias: Option<f64>) -> Result<LeastRequest, Problem> {
+    let usual = LeastRequest::default();
+    let choices = choices.map_or(usual.choices, |count| count.value);
+    if choices < 2 {
+        return Err(Problem::at("choice_count", "it must be at least 2"));
+    }
+    let active_request_bias = thousandths("active_request_bias", bias)?.unwrap_or(usual.active_request_bias);
+    Ok(LeastRequest { choices, active_request_bias, ..usual })
+}
+
 fn slow_start(
     window: Option<pb::Duration>,
     aggression: Option<f64>,
@@ -161,7 +199,10 @@ fn extension(any: &pb::Any, cluster: &mut Cluster) -> Result<bool, Problem> {
             Policy::RoundRobin
         }
         "least_request.v3.LeastRequest" => {
-            let config: least_request::v3::LeastRequest = read(any)?;
+            let config: policies::least_request::v3::LeastRequest = read(any)?;
+            let bias = config.active_request_bias.as_ref().map(|bias| bias.default_value);
+            let full_scan = config.selection_method() == SelectionMethod::FullScan;
+            cluster.least_request = LeastRequest { full_scan, ..least_request(config.choice_count, bias)? };
             (slow, locality) = (config.slow_start_config, config.locality_lb_config);
             Policy::LeastRequest
         }
@@ -181,9 +222,18 @@ fn extension(any: &pb::Any, cluster: &mut Cluster) -> Result<bool, Problem> {
         }
         _ => return Ok(false),
     };
-    let specifier = locality.and_then(|locality| locality.locality_config_specifier);
-    cluster.locality_weighted |=
-        matches!(specifier, Some(LocalityConfigSpecifier::LocalityWeightedLbConfig(_)));
+    match locality.and_then(|locality| locality.locality_config_specifier) {
+        Some(LocalityConfigSpecifier::LocalityWeightedLbConfig(_)) => cluster.locality_weighted = true,
+        Some(LocalityConfigSpecifier::ZoneAwareLbConfig(config)) => {
+            let mut rule = zone_aware(config.routing_enabled, config.min_cluster_size)
+                .map_err(|problem| problem.inside("locality_lb_config.zone_aware_lb_config"))?;
+            rule.fail_on_panic = config.fail_traffic_on_panic;
+            rule.force_from =
+                config.force_local_zone.map(|force| force.min_size.map_or(1, |size| size.value));
+            cluster.zone_aware = Some(rule);
+        }
+        None => {}
+    }
     if let Some(SlowStartConfig { slow_start_window, aggression, min_weight_percent }) = slow {
         let aggression = aggression.map(|aggression| aggression.default_value);
         cluster.slow_start = slow_start(slow_start_window, aggression, min_weight_percent)?;

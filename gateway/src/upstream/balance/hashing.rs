@@ -3,8 +3,11 @@
 //! Both structures are a list of places, each with the index of an endpoint; a key chooses a place. Places depend on
 //! addresses and weights alone, so every replica of the gateway chooses alike.
 
+//! They are Envoy's places, too, so that an Envoy beside it chooses alike.
+
 use std::net::SocketAddr;
 
+use eastgate_config::cluster::{HashFunction, RingHash};
 use xxhash_rust::xxh64::xxh64;
 
 /// The hash of a client's address, as a key.
@@ -12,23 +15,39 @@ pub fn key(client: SocketAddr) -> u64 {
     xxh64(client.ip().to_canonical().to_string().as_bytes(), 0)
 }
 
-/// Places on a ring, by their hash. Each endpoint has as many as its weight's share of the ring, at least one.
+/// The hash of a server name in its canonical form, as a key.
+pub fn key_of_name(name: &str) -> u64 {
+    xxh64(name.as_bytes(), 0)
+}
+
+/// Places on a ring, by their hash. Each endpoint has as many as its weight's share of the ring.
 /// <https://www.envoyproxy.io/docs/envoy/latest/intro/arch_overview/upstream/load_balancing/load_balancers#ring-hash>
 #[derive(Debug)]
 pub(super) struct Ring(Box<[(u64, u32)]>);
 
 impl Ring {
-    /// A ring of at least `minimum` places if every endpoint is to have its exact share, and of `maximum` at most.
-    pub(super) fn new(endpoints: &[(SocketAddr, u32)], minimum: u64, maximum: u64) -> Self {
-        let total: f64 = endpoints.iter().map(|(_, weight)| f64::from(*weight)).sum();
-        let least =
-            endpoints.iter().map(|(_, weight)| f64::from(*weight) / total).fold(f64::INFINITY, f64::min);
+    /// A ring of at least the minimum of places if every endpoint is to have its exact share, and of the maximum at most.
+    pub(super) fn new(endpoints: &[(SocketAddr, u64)], ring: RingHash) -> Self {
+        let total: f64 = endpoints.iter().map(|(_, weight)| *weight as f64).sum();
+        let shares = || endpoints.iter().map(|(_, weight)| *weight as f64 / total);
+        let least = shares().fold(f64::INFINITY, f64::min);
         // The least of them gets a whole number of places, so that all shares are as exact as they can be.
-        let size = ((least * minimum as f64).ceil() / least).min(maximum as f64);
+        let size = ((least * ring.minimum_size as f64).ceil() / least).min(ring.maximum_size as f64);
         let mut places = Vec::new();
-        for (index, (address, weight)) in endpoints.iter().enumerate() {
-            let count = (f64::from(*weight) / total * size).round().max(1.0) as u64;
-            places.extend((0..count).map(|n| (xxh64(format!("{address}_{n}").as_bytes(), 0), index as u32)));
+        let mut wanted = 0.0;
+        for (index, ((address, _), share)) in endpoints.iter().zip(shares()).enumerate() {
+            wanted += share * size;
+            for number in 0.. {
+                if places.len() as f64 >= wanted {
+                    break;
+                }
+                let name = format!("{address}_{number}");
+                let hash = match ring.function {
+                    HashFunction::XxHash => xxh64(name.as_bytes(), 0),
+                    HashFunction::MurmurHash2 => murmur2(name.as_bytes(), STD_HASH_SEED),
+                };
+                places.push((hash, index as u32));
+            }
         }
         places.sort_unstable();
         Self(places.into())
@@ -42,6 +61,26 @@ impl Ring {
     }
 }
 
+/// The seed of `std::hash` in GNU's C++ library, which this function stands in for in Envoy.
+const STD_HASH_SEED: u64 = 0xc70f_6907;
+
+/// MurmurHash2 for 64-bit machines (<https://github.com/aappleby/smhasher/blob/master/src/MurmurHash2.cpp>, 64A).
+fn murmur2(bytes: &[u8], seed: u64) -> u64 {
+    const MULTIPLIER: u64 = 0xc6a4_a793_5bd1_e995;
+    let word = |bytes: &[u8]| bytes.iter().rev().fold(0, |word, byte| word << 8 | u64::from(*byte));
+    let mix = |hash: u64| hash ^ (hash >> 47);
+    let (words, rest) = bytes.as_chunks::<8>();
+    let mut hash = seed ^ (bytes.len() as u64).wrapping_mul(MULTIPLIER);
+    for bytes in words {
+        let mixed = mix(word(bytes).wrapping_mul(MULTIPLIER)).wrapping_mul(MULTIPLIER);
+        hash = (hash ^ mixed).wrapping_mul(MULTIPLIER);
+    }
+    if !rest.is_empty() {
+        hash = (hash ^ word(rest)).wrapping_mul(MULTIPLIER);
+    }
+    mix(mix(hash).wrapping_mul(MULTIPLIER))
+}
+
 /// Maglev's table: every endpoint takes places in its own order of preference, in turns by weight, until all are taken
 /// (<https://research.google/pubs/maglev-a-fast-and-reliable-software-network-load-balancer/>, section 3.4).
 #[derive(Debug)]
@@ -49,9 +88,11 @@ pub(super) struct Maglev(Box<[u32]>);
 
 impl Maglev {
     /// A table of `size` places, which must be a prime for every preference to reach every place.
-    pub(super) fn new(endpoints: &[(SocketAddr, u32)], size: u64) -> Self {
+    pub(super) fn new(endpoints: &[(SocketAddr, u64)], size: u64) -> Self {
         const NOBODY: u32 = u32::MAX;
-        let heaviest = endpoints.iter().map(|(_, weight)| *weight).max().unwrap_or(1);
+        let total: f64 = endpoints.iter().map(|(_, weight)| *weight as f64).sum();
+        let shares: Vec<f64> = endpoints.iter().map(|(_, weight)| *weight as f64 / total).collect();
+        let largest = shares.iter().copied().fold(0.0, f64::max);
         let mut places = vec![NOBODY; size as usize];
         let mut preferences: Vec<_> = endpoints
             .iter()
@@ -62,15 +103,18 @@ impl Maglev {
             })
             .collect();
         let mut free = if endpoints.is_empty() { 0 } else { size };
-        let mut credit = vec![0u64; endpoints.len()];
+        // What has to be reached for the next turn.
+        let mut targets = vec![0.0; endpoints.len()];
+        let mut round = 0.0;
         while free > 0 {
+            round += 1.0;
             for (index, (at, skip)) in preferences.iter_mut().enumerate() {
-                // The heaviest has a turn in every round, the others as often as their share of it says.
-                credit[index] += u64::from(endpoints[index].1);
-                if credit[index] < u64::from(heaviest) || free == 0 {
+                // The heaviest has a turn in every round, the others in the first and then as often as their share of
+                // it says. Rounding decides some of these; it is the same as Envoy's.
+                if round * shares[index] < targets[index] || free == 0 {
                     continue;
                 }
-                credit[index] -= u64::from(heaviest);
+                targets[index] += largest;
                 while places[*at as usize] != NOBODY {
                     *at = (*at + *skip) % size;
                 }
@@ -93,9 +137,12 @@ impl Maglev {
 mod tests {
     use super::*;
 
-    fn endpoints(weights: &[u32]) -> Vec<(SocketAddr, u32)> {
+    fn endpoints(weights: &[u64]) -> Vec<(SocketAddr, u64)> {
         weights.iter().zip(1..).map(|(weight, last)| (([10, 0, 0, last], 80).into(), *weight)).collect()
     }
+
+    const RING: RingHash =
+        RingHash { minimum_size: 1024, maximum_size: 8 << 20, function: HashFunction::XxHash };
 
     fn counts(places: impl Iterator<Item = usize>, endpoints: usize) -> Vec<usize> {
         let mut counts = vec![0; endpoints];
@@ -116,7 +163,7 @@ mod tests {
         let maglev = Maglev::new(&endpoints(&[3, 1]), 65_537);
         let of_maglev = counts(maglev.0.iter().map(|index| *index as usize), 2);
         assert!(of_maglev[0].abs_diff(49_152) <= 2, "{of_maglev:?}");
-        let ring = Ring::new(&endpoints(&[3, 1]), 1024, 8 << 20);
+        let ring = Ring::new(&endpoints(&[3, 1]), RING);
         assert_eq!(counts(ring.0.iter().map(|(_, index)| *index as usize), 2), [768, 256]);
     }
 
@@ -129,7 +176,7 @@ mod tests {
     #[test]
     fn few_keys_move_when_an_endpoint_goes() {
         let all = endpoints(&[1; 10]);
-        let rings = [&all[..], &all[..9]].map(|endpoints| Ring::new(endpoints, 1024, 8 << 20));
+        let rings = [&all[..], &all[..9]].map(|endpoints| Ring::new(endpoints, RING));
         let first = |ring: &Ring, key| ring.after(key).next().unwrap();
         // The two rings have other numbers of places for each endpoint, and so some of their own.
         let by_ring = moved(|key| first(&rings[0], key), |key| first(&rings[1], key));
@@ -142,8 +189,33 @@ mod tests {
     }
 
     #[test]
+    fn a_ring_has_no_more_places_than_it_may_and_is_another_by_another_function() {
+        let small = RingHash { minimum_size: 1, maximum_size: 16, ..RING };
+        assert_eq!(Ring::new(&endpoints(&[1_000, 1, 1]), small).0.len(), 16);
+        let murmur = Ring::new(&endpoints(&[1; 4]), RingHash { function: HashFunction::MurmurHash2, ..RING });
+        assert_eq!(counts(murmur.0.iter().map(|(_, index)| *index as usize), 4), [256; 4]);
+        assert_ne!(murmur.0, Ring::new(&endpoints(&[1; 4]), RING).0);
+    }
+
+    /// What `std::hash<std::string>` of libstdc++ gives.
+    const HASHES: [(&str, u64); 5] = [
+        ("", 0x553e_9390_1e46_2a6e),
+        ("a", 0x454d_dee4_88c1_ed6b),
+        ("12345678", 0x8c5b_90a3_3a04_dca5),
+        ("127.0.0.1:80_0", 0xf46e_f02b_be93_9e15),
+        ("gateway", 0x8966_d2e4_d1fe_743a),
+    ];
+
+    #[test]
+    fn murmur2_is_the_one_of_the_standard_library() {
+        for (text, hash) in HASHES {
+            assert_eq!(murmur2(text.as_bytes(), STD_HASH_SEED), hash, "{text:?}");
+        }
+    }
+
+    #[test]
     fn nobody_is_chosen_among_nobody() {
-        assert!(Ring::new(&[], 1024, 8 << 20).after(1).next().is_none());
+        assert!(Ring::new(&[], RING).after(1).next().is_none());
         assert!(Maglev::new(&[], 65_537).after(1).next().is_none());
     }
 

@@ -7,9 +7,9 @@ const MAX_ORDER: u64 = 4096;
 /// at every step the index whose credit has grown most is taken and pays the total.
 ///
 /// The weights are at least 1. When they add up to more than [`MAX_ORDER`], each is scaled, never below 1.
-pub(super) fn smooth_order(weights: &[u32]) -> Box<[u32]> {
-    let divisor = weights.iter().fold(0, |a, b| gcd(a, u64::from(*b))).max(1);
-    let mut weights: Vec<i64> = weights.iter().map(|weight| (u64::from(*weight) / divisor) as i64).collect();
+pub(super) fn smooth_order(weights: &[u64]) -> Box<[u32]> {
+    let divisor = weights.iter().fold(0, |a, b| gcd(a, *b)).max(1);
+    let mut weights: Vec<i64> = weights.iter().map(|weight| (*weight / divisor) as i64).collect();
     let total = weights.iter().sum::<i64>() as u64;
     if total > MAX_ORDER {
         for weight in &mut weights {
@@ -47,7 +47,7 @@ mod tests {
 
     #[test]
     fn huge_weights_are_scaled_and_none_is_lost() {
-        let order = smooth_order(&[u32::MAX, u32::MAX - 1, 1]);
+        let order = smooth_order(&[u64::from(u32::MAX) << 16, (u64::from(u32::MAX) - 1) << 16, 1]);
         assert!(order.len() as u64 <= MAX_ORDER + 1);
         let count = |index| order.iter().filter(|at| **at == index).count();
         assert!(count(2) == 1 && count(0).abs_diff(count(1)) <= 1);

@@ -11,7 +11,7 @@ use wire::cluster::{ClusterDiscoveryType, DiscoveryType, LbPolicy};
 
 use super::super::cluster::decode;
 use super::*;
-use crate::cluster::{HashFunction, Policy, Probe, RingHash, SlowStart};
+use crate::cluster::{HashFunction, LeastRequest, Policy, Probe, RingHash, SlowStart};
 use crate::xds::tests::made::{cla, eds_message, socket};
 
 fn decoded(message: wire::Cluster) -> ClusterConfig {
@@ -306,13 +306,34 @@ fn bare_bytes_never_reach_an_endpoint_that_is_to_be_spoken_to_in_tls() {
 }
 
 #[test]
+fn least_request_is_taken_over_with_its_choices_and_bias_or_a_look_at_all() {
+    let bias = |value| Some(core::RuntimeDouble { default_value: value, runtime_key: "k".into() });
+    let mut message = eds_message("x", 1);
+    message.lb_policy = LbPolicy::LeastRequest as i32;
+    let config = wire::cluster::LeastRequestLbConfig {
+        choice_count: number(5),
+        active_request_bias: bias(0.5),
+        ..Default::default()
+    };
+    message.lb_config = Some(wire::cluster::LbConfig::LeastRequestLbConfig(config.clone()));
+    let least_request = decode(message.clone()).unwrap().0.cluster.least_request;
+    assert_eq!(least_request, LeastRequest { choices: 5, active_request_bias: 500, full_scan: false });
+    let one = wire::cluster::LeastRequestLbConfig { choice_count: number(1), ..config };
+    message.lb_config = Some(wire::cluster::LbConfig::LeastRequestLbConfig(one));
+    assert!(refused(message).starts_with("least_request_lb_config.choice_count"));
+}
+
+#[test]
 fn what_would_send_connections_elsewhere_is_refused_by_its_field() {
     let mut subsets = eds_message("x", 1);
     subsets.lb_subset_config = Some(wire::cluster::LbSubsetConfig {
         subset_selectors: vec![Default::default()],
         ..Default::default()
     });
-    assert!(refused(subsets).starts_with("lb_subset_config"));
+    assert!(refused(subsets.clone()).starts_with("lb_subset_config"));
+    let any_endpoint = wire::cluster::lb_subset_config::LbSubsetFallbackPolicy::AnyEndpoint;
+    subsets.lb_subset_config.as_mut().unwrap().set_fallback_policy(any_endpoint);
+    assert!(decode(subsets).is_ok());
     let mut bind = eds_message("x", 1);
     bind.upstream_bind_config = Some(core::BindConfig::default());
     assert!(refused(bind).starts_with("upstream_bind_config"));
