@@ -282,7 +282,7 @@ fn verdict(routed: Result<Routed, crate::table::Error>, offline: bool) -> Verdic
         Some(Error::TooMany { chain: routed.chain.to_string(), limit: gate.limit() })
     } else if let Some(limit) = overflow {
         Some(upstream::Error::Overflow { cluster: name.clone(), limit }.into())
-    } else if cluster.balancer().endpoints().is_empty() && !(offline && cluster.has_names()) {
+    } else if cluster.balancer().endpoints().next().is_none() && !(offline && cluster.has_names()) {
         Some(upstream::Error::NoEndpoint(name.clone()).into())
     } else {
         None

@@ -125,7 +125,7 @@ impl Listener {
             remote: asked.ends.remote.ip(),
             server_name: asked.server_name.map_or("", |name| name.as_str()),
         };
-        let refuses = |rules: &Rbac| {
+        let refuses = |rules: &Arc<Rbac>| {
             let why = rules.refuses(&peer);
             tell(Step::Ruled { rules, peer: &peer, allowed: why.is_none() });
             why

@@ -100,6 +100,11 @@ impl Balancer {
         Self { sums: sums.collect(), groups, by_key, panics: threshold > 0 }
     }
 
+    /// The endpoints that may be chosen.
+    pub fn endpoints(&self) -> impl Iterator<Item = &Arc<Endpoint>> {
+        self.groups.iter().flat_map(Group::endpoints)
+    }
+
     /// The groups, in the order in which they stand in for one another.
     pub fn groups(&self) -> &[Group] {
         &self.groups

@@ -14,7 +14,7 @@ use eastgate_config::locality::Locality;
 
 use super::balance::{Balancer, Process, Terms};
 use super::endpoint::{self, Endpoint, Out};
-use super::health::{Alarm, CheckCounts, Ejections, Hellos, Outcome};
+use super::health::{Alarm, CheckCounts, Ejections, Hellos};
 
 /// A cluster that the data path connects through.
 #[derive(Debug)]

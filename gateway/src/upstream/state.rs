@@ -79,7 +79,7 @@ impl ClusterState {
     /// Of this cluster.
     pub fn new(cluster: &Cluster) -> Self {
         let balancer = cluster.balancer();
-        let chosen: HashSet<_> = balancer.endpoints().iter().map(|endpoint| endpoint.address).collect();
+        let chosen: HashSet<_> = balancer.endpoints().map(|endpoint| endpoint.address).collect();
         let place = |group: &LocalityEndpoints| LocalityState {
             locality: group.locality.to_string(),
             priority: group.priority,
