@@ -51,9 +51,8 @@ impl Area {
 
 impl Localities {
     pub(super) fn parse(schema: &schema::LocalityLbSetting, field: &str, findings: &mut Findings) -> Self {
-        if !schema.distribute.is_empty()
-            && !(schema.failover.is_empty() && schema.failover_priority.is_empty())
-        {
+        let fails_over = !schema.failover.is_empty() || !schema.failover_priority.is_empty();
+        if fails_over && !schema.distribute.is_empty() {
             let reason = "there is failover or failoverPriority, too; give one or the other";
             findings.refuse(format!("{field}.distribute"), reason);
         }
