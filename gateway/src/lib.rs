@@ -30,7 +30,9 @@ pub mod drain;
 pub mod gate;
 pub mod kubernetes;
 pub mod metrics;
+pub mod overload;
 pub mod readiness;
+pub mod restart;
 pub mod signals;
 pub mod telemetry;
 

@@ -1,11 +1,13 @@
 //! What every connection of one listener shares.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use eastgate_config::bootstrap::{self, Settings};
-use eastgate_config::cluster::Keepalive;
+use eastgate_config::cluster::{self as config, Keepalive, Resolutions};
+use eastgate_config::endpoint::{Address, Endpoint};
 use eastgate_config::listener::{Ends, Role};
 
 use crate::access_log::AccessLog;
@@ -16,6 +18,7 @@ use crate::metrics::{self, Metrics};
 use crate::relay::Patience;
 use crate::table::{self, Asked, Routed, Table};
 use crate::tls::{Clients, Mesh};
+use crate::upstream::Cluster;
 
 /// A bound listener.
 #[derive(Debug)]
@@ -143,6 +146,25 @@ impl Listener {
         let asked = Asked { server_name: hello.map(ClientHello::server_name), ends };
         let protocols = hello.into_iter().flat_map(ClientHello::alpn);
         self.table.load().route(&self.name, &asked, protocols, |below| fastrand::u64(..below))
+    }
+
+    /// The cluster of a connection that another process has made to this endpoint. One that is not in the table any more,
+    /// or has another endpoint now, is made up for it, so that the connection can be told of as all others.
+    pub fn cluster(&self, name: &str, endpoint: SocketAddr) -> Arc<Cluster> {
+        let table = self.table.load();
+        let known = table.cluster_named(name);
+        match known.filter(|known| known.endpoints.iter().any(|known| known.address == endpoint)) {
+            Some(known) => Arc::clone(known),
+            None => {
+                let endpoints = vec![Endpoint::new(Address::Socket(endpoint))];
+                Cluster::build(
+                    &Arc::new(config::Cluster::new(name, endpoints)),
+                    &Resolutions::new(),
+                    known,
+                    Instant::now(),
+                )
+            }
+        }
     }
 
     /// How long a connection may go on. A chain that says 0 sets no limit on silence, as in Envoy.

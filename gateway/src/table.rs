@@ -177,6 +177,11 @@ impl Table {
         self.clusters.values()
     }
 
+    /// The cluster of this name.
+    pub fn cluster_named(&self, name: &str) -> Option<&Arc<Cluster>> {
+        self.clusters.get(name)
+    }
+
     /// Every DNS name that an endpoint is given by.
     pub fn dns_names(&self) -> BTreeSet<String> {
         let clusters = self.by_dns.iter().filter_map(|name| self.clusters.get(name));
@@ -187,11 +192,6 @@ impl Table {
     pub fn upstream_tls(&self) -> BTreeSet<Arc<UpstreamTls>> {
         let clusters = self.by_tls.iter().filter_map(|name| self.clusters.get(name));
         clusters.filter_map(|cluster| cluster.config.tls.clone()).collect()
-    }
-
-    /// The cluster of this name. That there is one does not make it reachable: [`route`](Self::route) does.
-    pub fn cluster_named(&self, name: &str) -> Option<&Arc<Cluster>> {
-        self.clusters.get(name)
     }
 
     /// The listener of this name.
