@@ -22,6 +22,7 @@ pub mod health;
 mod keys;
 mod kubernetes;
 mod layers;
+mod removal;
 mod vm;
 pub mod xds;
 pub use dns::Dns;
@@ -29,6 +30,7 @@ pub use health::Health;
 pub use keys::{KEYS, Key};
 pub use kubernetes::Kubernetes;
 pub use layers::{Error, Layers};
+pub use removal::Removal;
 pub use vm::Vm;
 pub use xds::Xds;
 
@@ -58,6 +60,7 @@ pub struct Settings {
     pub access_log: AccessLog,
     pub log: Log,
     pub drain: Drain,
+    pub restart: Restart,
 }
 
 /// The gateway's own TLS.
@@ -256,11 +259,24 @@ impl Default for Relay {
 pub struct Limits {
     pub max_connections: usize,
     pub max_pending_hellos: usize,
+    pub accept_rate: u32,
+    pub reserved_files: u64,
+    pub memory_bytes: u64,
+    pub memory_pause_percent: u8,
+    pub memory_shed_percent: u8,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { max_connections: 0, max_pending_hellos: 10_000 }
+        Self {
+            max_connections: 0,
+            max_pending_hellos: 10_000,
+            accept_rate: 0,
+            reserved_files: 128,
+            memory_bytes: 0,
+            memory_pause_percent: 85,
+            memory_shed_percent: 95,
+        }
     }
 }
 
@@ -340,6 +356,7 @@ pub struct Drain {
     pub close_idle: Duration,
     #[serde(with = "duration::text")]
     pub spread: Duration,
+    pub removed_endpoints: Removal,
 }
 
 impl Default for Drain {
@@ -350,8 +367,18 @@ impl Default for Drain {
             timeout: Duration::from_secs(45),
             close_idle: Duration::ZERO,
             spread: Duration::from_secs(5),
+            removed_endpoints: Removal::Keep,
         }
     }
+}
+
+/// How another process takes the gateway's place.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+#[allow(missing_docs, reason = "KEYS says what each means")]
+pub struct Restart {
+    #[serde(deserialize_with = "empty_is_none")]
+    pub socket: Option<PathBuf>,
 }
 
 impl Settings {
@@ -384,6 +411,13 @@ impl Settings {
             return wrong("relay.idle_timeout", "give a duration above 0, such as 1h");
         }
         self.health.validate()?;
+        let Limits { memory_pause_percent: pause, memory_shed_percent: shed, .. } = self.limits;
+        if !(1..=100).contains(&pause) || !(pause..=100).contains(&shed) {
+            return wrong(
+                "limits.memory_shed_percent",
+                "give percents from 1 to 100, and no less than limits.memory_pause_percent",
+            );
+        }
         self.xds.validate()?;
         self.source.kubernetes.validate()?;
         self.dns.validate()?;

@@ -7,17 +7,18 @@
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::LocalOptions;
 use tokio::sync::{mpsc, watch};
 use tokio::task::spawn_local;
 
-use crate::connection;
+use crate::connection::{self, Arrived};
 use crate::drain::{self, Leaving};
-use crate::gate::{Gate, Pass};
+use crate::gate::{Bucket, Gate, Pass};
 use crate::listener::Listener;
 use crate::open;
 use crate::relay;
@@ -29,15 +30,18 @@ pub mod ports;
 /// because the same connection would be offered again at once.
 const FIRST_WAIT: Duration = Duration::from_millis(10);
 const LONGEST_WAIT: Duration = Duration::from_secs(1);
+/// How often those are thought of who come faster than they are accepted.
+const PACE: Duration = Duration::from_millis(20);
 
 /// The data threads. Dropping it ends them, and with them every connection that is still open.
 #[derive(Debug)]
 pub struct Threads {
     threads: Vec<(mpsc::UnboundedSender<Work>, JoinHandle<()>)>,
-    connections: Gate,
+    admission: Admission,
     leaving: Arc<Leaving>,
     seats: Option<Arc<[Seat]>>,
     open: open::Registry,
+    resumed: AtomicUsize,
 }
 
 /// How data threads are.
@@ -51,11 +55,26 @@ pub struct Options {
     pub max_pipes: usize,
 }
 
+/// How many clients are taken on, of all listeners.
+#[derive(Debug, Clone)]
+pub struct Admission {
+    /// At a time.
+    pub connections: Gate,
+    /// In a time, and since when that is counted.
+    pub rate: Option<(Arc<Bucket>, Instant)>,
+    /// None while this is true.
+    pub pause: watch::Receiver<bool>,
+    /// It has changed, and was not looked at since.
+    pub changed: bool,
+}
+
 /// What a thread is given to do.
 #[derive(Debug)]
 enum Work {
     Accept(Accepting),
     Serve(Accepted),
+    /// A connection that another process has served so far.
+    Resume(Box<Arrived>, Arc<Listener>, Held),
 }
 
 /// A socket to accept from until `stop` says so: by a change when the whole gateway leaves, by its end when only the
@@ -73,7 +92,7 @@ struct Accepting {
 #[derive(Debug)]
 struct Clients {
     listener: Arc<Listener>,
-    connections: Gate,
+    admission: Admission,
     leaving: Arc<Leaving>,
     /// Where connections are spread by count, and this thread's place in it.
     seats: Option<(Arc<[Seat]>, usize)>,
@@ -104,11 +123,11 @@ struct Seat {
 }
 
 impl Threads {
-    /// Starts threads; `connections` limits how many clients they have at a time in all.
+    /// Starts threads.
     ///
     /// # Errors
     /// The system gives no further thread, or no epoll.
-    pub fn start(options: Options, connections: Gate, leaving: Arc<Leaving>) -> io::Result<Self> {
+    pub fn start(options: Options, admission: Admission, leaving: Arc<Leaving>) -> io::Result<Self> {
         let Options { count, exact_balance, max_pipes } = options;
         let mut threads = Vec::with_capacity(count);
         let (open, questions) = open::Registry::new(count);
@@ -136,7 +155,7 @@ impl Threads {
             taken: Gate::new(usize::MAX),
         };
         let seats = (exact_balance && count > 1).then(|| threads.iter().map(seat).collect());
-        Ok(Self { threads, connections, leaving, seats, open })
+        Ok(Self { threads, admission, leaving, seats, open, resumed: AtomicUsize::new(0) })
     }
 
     /// The way to their open connections.
@@ -149,17 +168,41 @@ impl Threads {
         self.threads.len()
     }
 
+    /// Has one thread after the other go on with a connection that another process has served so far.
+    fn resume(&self, arrived: Arrived, listener: Arc<Listener>) {
+        let index = self.resumed.fetch_add(1, Relaxed) % self.threads.len().max(1);
+        let seat = self.seats.as_ref().and_then(|seats| seats.get(index)).map(|seat| seat.taken.admit());
+        let held = Held {
+            _connection: self.admission.connections.admit(),
+            _leaving: self.leaving.connections.token(),
+            _seat: seat,
+        };
+        if let Some((sender, _)) = self.threads.get(index) {
+            // A thread only ends when this is dropped.
+            let _ = sender.send(Work::Resume(Box::new(arrived), listener, held));
+        }
+    }
+
     /// Has each thread accept from one of the sockets, until `stop` is closed.
+    ///
+    /// # Errors
+    /// The process may have no more descriptors.
     fn accept(
         &self,
-        sockets: Vec<std::net::TcpListener>,
+        sockets: &[std::net::TcpListener],
         listener: &Arc<Listener>,
         stop: &watch::Sender<()>,
-    ) {
-        for (index, ((sender, _), socket)) in self.threads.iter().zip(sockets).enumerate() {
+    ) -> io::Result<()> {
+        // A process before this one may have had another number of threads: each socket is served by one at least, and each
+        // thread serves one.
+        let (threads, count) = (self.threads.len(), sockets.len());
+        for place in 0..threads.max(count) {
+            let (index, socket) = (place % threads.max(1), sockets.get(place % count.max(1)));
+            let (Some((sender, _)), Some(socket)) = (self.threads.get(index), socket) else { return Ok(()) };
+            let socket = socket.try_clone()?;
             let clients = Clients {
                 listener: Arc::clone(listener),
-                connections: self.connections.clone(),
+                admission: self.admission.clone(),
                 leaving: Arc::clone(&self.leaving),
                 seats: self.seats.as_ref().map(|seats| (Arc::clone(seats), index)),
             };
@@ -168,6 +211,7 @@ impl Threads {
             // A thread only ends when this is dropped.
             let _ = sender.send(Work::Accept(accepting));
         }
+        Ok(())
     }
 }
 
@@ -187,6 +231,12 @@ async fn work(mut given: mpsc::UnboundedReceiver<Work>, questions: open::Questio
             Work::Accept(accepting) => {
                 spawn_local(accept(accepting));
             }
+            Work::Resume(arrived, listener, held) => {
+                spawn_local(async move {
+                    connection::resume(*arrived, &listener).await;
+                    drop(held);
+                });
+            }
             Work::Serve(Accepted { client, client_addr, listener, held }) => {
                 match TcpStream::from_std(client) {
                     Ok(client) => serve(client, client_addr, listener, held),
@@ -202,7 +252,7 @@ fn serve(client: TcpStream, client_addr: SocketAddr, listener: Arc<Listener>, he
 }
 
 async fn accept(accepting: Accepting) {
-    let Accepting { socket, mut stop, clients, token: _accepting } = accepting;
+    let Accepting { socket, mut stop, mut clients, token: _accepting } = accepting;
     let listener = Arc::clone(&clients.listener);
     let socket = match TcpListener::from_std(socket) {
         Ok(socket) => socket,
@@ -212,12 +262,22 @@ async fn accept(accepting: Accepting) {
     };
     let mut wait = FIRST_WAIT;
     loop {
+        if clients.admission.waits() {
+            tokio::select! {
+                () = clients.admission.turn(&listener) => {}
+                leaving = stop.changed() => return take_last(socket, leaving.is_ok(), &clients).await,
+            }
+        }
         let accepted = tokio::select! {
             // In this order, because looking at `stop` costs more than accepting the next of many; tokio's budget makes
             // a batch end, and then it is looked at.
             biased;
             accepted = socket.accept() => accepted,
             leaving = stop.changed() => return take_last(socket, leaving.is_ok(), &clients).await,
+            Ok(()) = clients.admission.pause.changed() => {
+                clients.admission.changed = true;
+                continue;
+            }
         };
         match accepted {
             Ok((client, client_addr)) => {
@@ -234,6 +294,28 @@ async fn accept(accepting: Accepting) {
                     wait = (wait * 2).min(LONGEST_WAIT);
                 }
             }
+        }
+    }
+}
+
+impl Admission {
+    /// May there be something to wait for? Each client is asked for, so that it costs no more than a look.
+    fn waits(&self) -> bool {
+        self.rate.is_some() || self.changed || self.pause.has_changed().unwrap_or(false)
+    }
+
+    /// Returns when one more may be taken on.
+    async fn turn(&mut self, listener: &Listener) {
+        // The sender goes with the gateway.
+        let _ = self.pause.wait_for(|paused| !*paused).await;
+        self.changed = false;
+        let Some((rate, since)) = &self.rate else { return };
+        if rate.take(since.elapsed()) {
+            return;
+        }
+        listener.downstream.overflow.with_label_values(&["accept_rate"]).inc();
+        while !rate.take(since.elapsed()) {
+            tokio::time::sleep(PACE).await;
         }
     }
 }
@@ -268,7 +350,7 @@ impl Clients {
     /// Serves a client here, or has another thread do it.
     fn take(&self, client: TcpStream, client_addr: SocketAddr) {
         let listener = Arc::clone(&self.listener);
-        let Some(connection) = self.connections.enter() else {
+        let Some(connection) = self.admission.connections.enter() else {
             listener.downstream.overflow.with_label_values(&["connections"]).inc();
             return;
         };
@@ -355,13 +437,16 @@ mod tests {
 
     #[test]
     fn with_exact_balance_every_thread_has_as_many_connections() {
+        let (_sender, pause) = watch::channel(false);
+        let admission = Admission { connections: Gate::new(usize::MAX), rate: None, pause, changed: false };
         let options = Options { count: THREADS, exact_balance: true, max_pipes: 0 };
-        let threads = Threads::start(options, Gate::new(usize::MAX), Arc::default()).unwrap();
+        let threads = Threads::start(options, admission, Arc::default()).unwrap();
         let seats = Arc::clone(threads.seats.as_ref().unwrap());
         let sockets = ports::shared_sockets(([127, 0, 0, 1], 0).into(), THREADS).unwrap();
         let address = sockets[0].local_addr().unwrap();
         let stop = watch::Sender::new(());
-        threads.accept(sockets, &Arc::new(Listener::new("l", &shared())), &stop);
+        threads.accept(&sockets, &Arc::new(Listener::new("l", &shared())), &stop).unwrap();
+        drop(sockets);
         let taken = || seats.iter().map(|seat| seat.taken.inside()).collect::<Vec<_>>();
         // They are silent, and so held until the time for a ClientHello is over. One after the other, because two threads
         // that accept at the same moment may choose the same third.

@@ -121,6 +121,14 @@ impl AccessLog {
         Ok((Self(Arc::new(Queue { records: Some(sender), dropped })), Writer(Some(thread))))
     }
 
+    /// Goes on with the record of a connection that another process has begun.
+    pub fn resume(&self, listener: &Arc<str>, client_addr: SocketAddr, age: Duration) -> Open {
+        let mut open = self.begin(listener, client_addr);
+        open.start = open.start.checked_sub(age).unwrap_or(open.start);
+        open.began = open.began.checked_sub(age).unwrap_or(open.began);
+        open
+    }
+
     /// Begins a connection's record.
     pub fn begin(&self, listener: &Arc<str>, client_addr: SocketAddr) -> Open {
         let record = Record {
@@ -185,6 +193,11 @@ impl Open {
             None => ("-", None),
             Some((flag, explain)) => (flag, logged.then(|| explain().into())),
         };
+    }
+
+    /// Writes nothing: another process goes on with it.
+    pub fn forget(mut self) {
+        self.record = None;
     }
 
     /// How long the connection has been open.

@@ -3,36 +3,37 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
-use std::time::Duration;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use arc_swap::ArcSwap;
-use axum::Router;
 use eastgate_config::bootstrap::{Drain, Settings};
 use eastgate_config::istio::Options;
 use eastgate_config::route::Rewrite;
 use eastgate_config::snapshot::Snapshot;
 use eastgate_config::xds::Node;
-use tokio::net::TcpListener;
-use tokio::sync::watch;
+use sd_notify::NotifyState;
+use tokio::sync::{mpsc, watch};
 use tokio::task::{JoinError, JoinSet};
 
 use crate::accept::ports::Ports;
-use crate::accept::{self, Threads};
+use crate::accept::{self, Admission, Threads};
 use crate::access_log::{self, AccessLog};
 use crate::admin::{self, ClusterMetrics, Sight};
 use crate::closing::{self, Closed, Closing};
 use crate::control_plane::{self, Handle};
 use crate::dns;
-use crate::drain::Leaving;
+use crate::drain::{Leaving, Phase};
 use crate::gate::Gate;
 use crate::listener::Shared;
 use crate::metrics::Metrics;
 use crate::monitor;
 use crate::open;
+use crate::overload;
 use crate::publish::Publisher;
 use crate::readiness::{Readiness, Wait};
+use crate::restart::{self, Sockets, Successor};
 use crate::source::{certificates, files, kubernetes, upstream_tls, vm, xds};
 use crate::table::Table;
 use crate::tls::client::Known;
@@ -40,8 +41,12 @@ use crate::tls::{Clients, Mesh};
 use crate::upstream::balance::Process;
 use crate::upstream::resolve;
 
-/// A listener that cannot be bound is tried again this often.
-const BIND_AGAIN: Duration = Duration::from_secs(2);
+mod handover;
+mod listening;
+
+use handover::Handover;
+use listening::{listen, serve};
+
 /// What readiness waits for once the gateway leaves.
 const DRAIN: &str = "the end of the drain";
 /// From the last FIN to the end of the process, which resets what is still open.
@@ -53,13 +58,16 @@ const SAVE_TIMEOUT: Duration = Duration::from_secs(5);
 #[derive(Debug)]
 pub struct App {
     tasks: JoinSet<anyhow::Result<()>>,
+    /// The one that has the listeners and the data threads.
+    accepting: JoinSet<anyhow::Result<()>>,
+    successors: mpsc::Receiver<Successor>,
     admin: SocketAddr,
     probes: Option<SocketAddr>,
     bound: watch::Receiver<BTreeMap<String, SocketAddr>>,
     dns: dns::Bound,
     table: Arc<ArcSwap<Table>>,
     readiness: Readiness,
-    stop_accepting: watch::Sender<bool>,
+    phase: watch::Sender<Phase>,
     leaving: Arc<Leaving>,
     log_writer: access_log::Writer,
     drain: Drain,
@@ -74,10 +82,21 @@ pub struct App {
 pub struct Left {
     /// They ended as they would have anyway.
     pub finished: usize,
+    /// The process that has taken over goes on with them.
+    pub passed: usize,
     /// They were closed because they were idle.
     pub idle: usize,
     /// They had not ended in time.
     pub cut: usize,
+}
+
+/// How a gateway's life comes to its end without being asked.
+#[derive(Debug)]
+pub enum End {
+    /// A part of it has ended that should not have.
+    Failed(anyhow::Error),
+    /// Another process has taken over.
+    Succeeded(Successor),
 }
 
 impl App {
@@ -86,6 +105,17 @@ impl App {
     /// # Errors
     /// An admin address, the access log or the mesh directory cannot be used; each error says which and why.
     pub async fn start(settings: Settings) -> anyhow::Result<Self> {
+        Self::start_with(settings, Sockets::default()).await
+    }
+
+    /// The same with sockets that are bound already, and those of a process that this one takes over from.
+    ///
+    /// # Errors
+    /// As for [`start`](Self::start), and if that process does not give its sockets.
+    pub async fn start_with(settings: Settings, sockets: Sockets) -> anyhow::Result<Self> {
+        let predecessor = handover::predecessor(settings.restart.socket.as_deref(), &sockets).await?;
+        let waiting = if predecessor.is_some() { Phase::Waiting } else { Phase::Accepting };
+        let phase = watch::Sender::new(waiting);
         let settings = Arc::new(settings);
         let metrics = Metrics::new()?;
         let readiness = Readiness::new(metrics.ready.clone());
@@ -101,11 +131,14 @@ impl App {
             0 => std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
             count => count,
         };
-        let connections = Gate::new(connection_limit(settings.limits.max_connections));
+        let (pause, paused) = watch::channel(false);
+        let connections = Gate::new(usize::MAX);
+        let rate = overload::accept_rate(&settings.limits).map(|rate| (Arc::new(rate), Instant::now()));
+        let admission = Admission { connections: connections.clone(), rate, pause: paused, changed: false };
         let exact_balance = settings.listen.exact_balance;
         let options = accept::Options { count, exact_balance, max_pipes: settings.relay.max_pipes };
-        let threads = Threads::start(options, connections, Arc::clone(&leaving))
-            .context("cannot start data threads")?;
+        let threads =
+            Threads::start(options, admission, Arc::clone(&leaving)).context("cannot start data threads")?;
         let open = threads.open().clone();
         let mesh = Arc::new(Mesh::default());
         let (known_sender, known) = watch::channel(Default::default());
@@ -120,21 +153,41 @@ impl App {
             clients: Clients::new(known),
         };
 
+        let watch = overload::Watch {
+            limits: settings.limits.clone(),
+            open: open.clone(),
+            gate: connections,
+            pause,
+            readiness: readiness.clone(),
+            metrics: metrics.overload.clone(),
+        };
         let mut tasks = JoinSet::new();
         if let Some(directory) = settings.tls.certs_dir.clone() {
             let following = certificates::follow(directory, Arc::clone(&mesh), metrics.tls.clone());
             tasks.spawn(async move { Ok(following.await?) });
         }
+        tasks.spawn(async move {
+            overload::run(watch).await;
+            Ok(())
+        });
+        let (registry, current, drain) = (open.clone(), Arc::clone(&table), settings.drain.clone());
+        tasks.spawn(async move {
+            closing::follow(&registry, &current, &drain).await;
+            Ok(())
+        });
         let (published, tables) = watch::channel(table.load_full());
         let (snapshot_sender, snapshots) = watch::channel(None);
         let (xds, node) = source(&mut tasks, &settings, &metrics, (&readiness, &mesh), snapshot_sender)?;
         let sides = (&*settings, &metrics);
         control(&mut tasks, sides, Arc::clone(&table), (snapshots, published), known_sender);
         let (bound_sender, bound) = watch::channel(BTreeMap::new());
-        let stop_accepting = watch::Sender::new(false);
-        let dns = dns::start(&mut tasks, &settings.dns, tables.clone(), &metrics.dns, &readiness).await?;
-        let ports = Ports::new(threads, shared);
-        tasks.spawn(listen(ports, tables, stop_accepting.subscribe(), bound_sender, first_table));
+        let shell = (&sockets, &phase.subscribe());
+        let dns =
+            dns::start(&mut tasks, &settings.dns, tables.clone(), &metrics.dns, &readiness, shell).await?;
+        let ports = Ports::new(threads, shared, sockets.clone());
+        let mut accepting = JoinSet::new();
+        let (arriving_sender, arriving) = mpsc::channel(1);
+        accepting.spawn(listen(ports, tables, phase.subscribe(), arriving, bound_sender, first_table));
 
         let sight = Sight {
             table: Arc::clone(&table),
@@ -144,27 +197,38 @@ impl App {
             xds: xds.clone(),
             node: Arc::new(node),
         };
-        let admin =
-            serve(&mut tasks, "admin.address", settings.admin.address, admin::operators(sight.clone()))
-                .await?;
+        let operators = admin::operators(sight.clone());
+        let admin = serve(&mut tasks, shell, "admin.address", settings.admin.address, operators)?;
         if let Some(address) = settings.admin.metrics_address {
-            serve(&mut tasks, "admin.metrics_address", address, admin::scrapes(sight.clone())).await?;
+            serve(&mut tasks, shell, "admin.metrics_address", address, admin::scrapes(sight.clone()))?;
         }
-        let probes = match settings.admin.readiness_address {
-            None => None,
-            Some(address) => {
-                Some(serve(&mut tasks, "admin.readiness_address", address, admin::probes(sight)).await?)
-            }
+        let probes = settings.admin.readiness_address;
+        let probes = probes.map(|address| {
+            serve(&mut tasks, shell, "admin.readiness_address", address, admin::probes(sight))
+        });
+        let probes = probes.transpose()?;
+        let (successor, successors) = mpsc::channel(1);
+        let handover = Handover {
+            path: settings.restart.socket.clone(),
+            sockets,
+            predecessor,
+            phase: phase.clone(),
+            readiness: readiness.clone(),
+            arriving: arriving_sender,
+            successors: successor,
         };
+        tasks.spawn(handover.run());
         Ok(Self {
             tasks,
+            accepting,
+            successors,
             admin,
             probes,
             bound,
             dns,
             table,
             readiness,
-            stop_accepting,
+            phase,
             leaving,
             log_writer,
             drain: settings.drain.clone(),
@@ -213,6 +277,7 @@ impl App {
             tokio::select! {
                 changed = self.bound.changed() => changed.context("the listeners are gone")?,
                 ended = self.tasks.join_next() => return Err(why(ended)),
+                ended = self.accepting.join_next() => return Err(why(ended)),
             }
         }
         // A part that has ended has given back what it was waited for.
@@ -222,9 +287,13 @@ impl App {
         }
     }
 
-    /// Returns only when a part of the gateway has ended that should not have.
-    pub async fn ended(&mut self) -> anyhow::Error {
-        why(self.tasks.join_next().await)
+    /// Returns only when a part of the gateway has ended that should not have, or another process has taken over.
+    pub async fn ended(&mut self) -> End {
+        tokio::select! {
+            ended = self.tasks.join_next() => End::Failed(why(ended)),
+            ended = self.accepting.join_next() => End::Failed(why(ended)),
+            Some(successor) = self.successors.recv() => End::Succeeded(successor),
+        }
     }
 
     /// Is not ready any more, and accepts clients for `drain.grace`: those who have not heard of it yet.
@@ -237,34 +306,66 @@ impl App {
     /// the settings say. DNS is answered until then, for clients that have not heard of another address yet.
     pub async fn stop(mut self) -> Left {
         self.fading.get_or_insert_with(|| self.readiness.wait_for(DRAIN));
-        self.stop_accepting.send_replace(true);
+        restart::tell(&[NotifyState::Stopping]);
+        self.phase.send_replace(Phase::Leaving);
         // The sockets' channel ends only if their task has failed, and then nothing accepts any more either.
         let _ = self.bound.wait_for(BTreeMap::is_empty).await;
         self.leaving.accepting.wait().await;
+        self.drained(None).await
+    }
+
+    /// Leaves everything to a process that has taken over, its open connections, too, and ends when those have that stay.
+    pub async fn hand_over(mut self, successor: Successor) -> Left {
+        self.phase.send_replace(Phase::Succeeded);
+        let _ = self.bound.wait_for(BTreeMap::is_empty).await;
+        self.leaving.accepting.wait().await;
+        // The other services are on its sockets now, and the state directory is its own.
+        self.tasks.shutdown().await;
+        self.drained(Some(successor)).await
+    }
+
+    /// Waits for the open connections as the settings say, and ends the data threads.
+    async fn drained(mut self, successor: Option<Successor>) -> Left {
         let connections = &self.leaving.connections;
         let open = connections.open();
         let Drain { timeout, close_idle, spread, .. } = self.drain;
         if open > 0 {
             tracing::info!(open, ?timeout, "draining");
         }
-        let silence = Some(close_idle).filter(|idle| !idle.is_zero());
+        let save = successor.is_none();
+        // Another process goes on with those that are idle.
+        let silence = Some(close_idle).filter(|idle| save && !idle.is_zero());
         let closing = Closing { idle: silence, deadline: timeout, spread };
-        let closed = Arc::<Closed>::default();
+        let (closed, passed) = (Arc::<Closed>::default(), AtomicUsize::new(0));
+        let giving = async {
+            match successor {
+                Some(successor) => handover::give(&self.open, successor, &passed).await,
+                None => std::future::pending().await,
+            }
+        };
         let drained = async {
             tokio::select! {
                 () = connections.wait() => {}
                 () = closing::leave(&self.open, closing, &closed) => {}
+                () = giving => {}
                 () = tokio::time::sleep(closing.end() + LAST_WORDS) => {}
             }
         };
         // The drain may be cut short by a SIGKILL, so that what is known is saved before it, and what came since after it.
-        let _ = tokio::join!(drained, self.save());
-        self.save().await;
+        match save {
+            true => {
+                let _ = tokio::join!(drained, self.save());
+                self.save().await;
+            }
+            false => drained.await,
+        }
         let (idle, cut) = (closed.idle.load(Relaxed), closed.late.load(Relaxed) + connections.open());
         // The last of the tasks holds the data threads, and they hold the access log.
         self.tasks.shutdown().await;
+        self.accepting.shutdown().await;
         self.log_writer.finish();
-        Left { finished: open.saturating_sub(idle + cut), idle, cut }
+        let passed = passed.into_inner();
+        Left { finished: open.saturating_sub(passed + idle + cut), passed, idle, cut }
     }
 
     /// Has the source write what is not in its state directory yet.
@@ -407,68 +508,4 @@ pub fn options(settings: &Settings) -> anyhow::Result<Options> {
         automatic_addresses: settings.dns.automatic_addresses,
         originate: None,
     })
-}
-
-/// Keeps the sockets in step with the table, until accepting is to stop.
-async fn listen(
-    mut ports: Ports,
-    mut tables: watch::Receiver<Arc<Table>>,
-    mut stop: watch::Receiver<bool>,
-    bound: watch::Sender<BTreeMap<String, SocketAddr>>,
-    first_table: Wait,
-) -> anyhow::Result<()> {
-    let mut first_table = Some(first_table);
-    while !*stop.borrow() {
-        let table = Arc::clone(&tables.borrow_and_update());
-        ports.reconcile(&table);
-        if table.version > 0 && ports.failed().is_empty() {
-            first_table = None;
-        }
-        bound.send_replace(ports.bound());
-        let again = !ports.failed().is_empty();
-        tokio::select! {
-            changed = tables.changed() => changed.context("the publisher is gone")?,
-            changed = stop.changed() => changed.context("the gateway is gone")?,
-            () = tokio::time::sleep(BIND_AGAIN), if again => {}
-        }
-    }
-    ports.close();
-    bound.send_replace(BTreeMap::new());
-    drop(first_table);
-    // The data threads live as long as this task.
-    std::future::pending::<()>().await;
-    drop(ports);
-    Ok(())
-}
-
-async fn serve(
-    tasks: &mut JoinSet<anyhow::Result<()>>,
-    key: &str,
-    address: SocketAddr,
-    router: Router,
-) -> anyhow::Result<SocketAddr> {
-    let socket =
-        TcpListener::bind(address).await.with_context(|| format!("{key}: cannot listen on {address}"))?;
-    let bound = socket.local_addr()?;
-    tasks.spawn(async move { Ok(axum::serve(socket, router).await?) });
-    Ok(bound)
-}
-
-/// Each connection needs two file descriptors; some are left for everything else.
-fn connection_limit(wanted: usize) -> usize {
-    const RESERVE: u64 = 128;
-    let files = rustix::process::getrlimit(rustix::process::Resource::Nofile).current.unwrap_or(u64::MAX);
-    let fit = usize::try_from(files.saturating_sub(RESERVE) / 2).unwrap_or(usize::MAX).max(1);
-    match wanted {
-        0 => fit,
-        wanted if wanted > fit => {
-            tracing::warn!(
-                wanted,
-                fit,
-                "limits.max_connections does not fit the file descriptors; raise ulimit -n"
-            );
-            fit
-        }
-        wanted => wanted,
-    }
 }

@@ -147,6 +147,9 @@ pub struct SettingsArgs {
     /// A file, - for standard output, or empty for none [default: -]
     #[arg(long, value_name = "PATH")]
     pub access_log: Option<String>,
+    /// Take over from the process that is met at this path, and be taken over from there
+    #[arg(long, value_name = "PATH")]
+    pub restart_socket: Option<PathBuf>,
     /// error, warn, info or debug [default: info]
     #[arg(long, value_name = "LEVEL")]
     pub log_level: Option<String>,
@@ -198,6 +201,7 @@ impl SettingsArgs {
             .flag("admin.readiness_address", self.readiness.clone())
             .flag("threads", self.threads.map(Value::from))
             .flag("access_log.path", self.access_log.clone())
+            .flag("restart.socket", self.restart_socket.as_deref().map(path))
             .flag("log.level", self.log_level.clone()))
     }
 }

@@ -141,7 +141,7 @@ fn where_to(table: &Table, hello: &ClientHello) -> Value {
     let on_listener = |on: &OnListener| {
         let mut line = json!(on.verdict);
         line["listener"] = json!(on.listener);
-        let cluster = on.verdict.cluster.as_ref().and_then(|name| table.cluster_named(name));
+        let cluster = on.verdict.cluster.as_ref().and_then(|name| table.cluster_of_name(name));
         if let Some(cluster) = cluster {
             let endpoints = cluster.config.endpoints().map(|endpoint| &endpoint.address);
             line["endpoints"] = json!(endpoints.collect::<Vec<_>>());

@@ -4,12 +4,19 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
+use eastgate_config::bootstrap::{Drain, Removal};
+use eastgate_config::endpoint::Health;
 use tokio::time::Instant;
 
-use crate::open::{self, Ask, End, Registry};
+use crate::open::{self, Ask, Connection, End, Registry};
+use crate::table::Table;
+use crate::upstream::endpoint::Out;
 
 /// How often connections are looked at while some should go.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
+/// How often it is looked for connections whose endpoint is gone.
+const FOLLOW_EVERY: Duration = Duration::from_secs(1);
 
 /// When connections that should go are closed: idle ones first, the rest at a deadline, and each at a moment of its own,
 /// so that their clients do not all come back elsewhere at once.
@@ -80,6 +87,50 @@ pub async fn leave(open: &Registry, closing: Closing, closed: &Arc<Closed>) {
         };
         open.ask(look).await;
     }
+}
+
+/// Closes connections whose endpoint is taken away or becomes unhealthy, as the settings say, for as long as it is
+/// polled.
+pub async fn follow(open: &Registry, table: &ArcSwap<Table>, drain: &Drain) {
+    let closing = match drain.removed_endpoints {
+        Removal::Keep => return std::future::pending().await,
+        Removal::CloseIdle => {
+            Closing { idle: Some(FOLLOW_EVERY), deadline: Duration::MAX, spread: drain.spread }
+        }
+        Removal::CloseWithin(spread) => Closing { idle: None, deadline: Duration::ZERO, spread },
+    };
+    let mut ticks = tokio::time::interval(FOLLOW_EVERY);
+    loop {
+        ticks.tick().await;
+        let table = table.load_full();
+        let look = move || {
+            let now = Instant::now();
+            open::each(|connection| {
+                // Looked at in any case, so that it is known how long one was idle when its endpoint goes.
+                let quiet = connection.quiet(now);
+                if !is_gone(&table, connection) {
+                    return connection.endpoint_gone.set(None);
+                }
+                let since = connection.endpoint_gone.get().unwrap_or(now);
+                connection.endpoint_gone.set(Some(since));
+                if closing.due(now.duration_since(since), quiet, connection.place()).is_some() {
+                    connection.ask(Ask::End(End::Endpoint));
+                }
+            });
+        };
+        open.ask(look).await;
+    }
+}
+
+/// Does the table say that nobody should be connected to its endpoint? One that is draining keeps what it has.
+fn is_gone(table: &Table, connection: &Connection) -> bool {
+    let address = connection.upstream.endpoint.endpoint().address;
+    let cluster = table.cluster_of_name(&connection.cluster.config.name);
+    let endpoint =
+        cluster.and_then(|cluster| cluster.endpoints.iter().find(|known| known.address == address));
+    endpoint.is_none_or(|endpoint| {
+        endpoint.health == Health::Unhealthy || endpoint.stats.out().any(|out| out == Out::FailedCheck)
+    })
 }
 
 #[cfg(test)]

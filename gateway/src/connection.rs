@@ -1,5 +1,6 @@
 //! A connection, from accept to close: inspect, route, connect, relay.
 
+use std::cell::Cell;
 use std::io::ErrorKind;
 use std::net::{Shutdown, SocketAddr};
 use std::pin::pin;
@@ -29,11 +30,13 @@ use crate::upstream::{self, Attempts, Cluster, Upstream};
 mod error;
 pub mod explain;
 mod originate;
+mod passed;
 mod replay;
 mod retry;
 mod terminate;
 
 pub use error::{Error, Fault};
+pub use passed::{Arrived, resume};
 use replay::replay;
 
 /// How long a refused client may go on sending before it is cut.
@@ -55,7 +58,7 @@ pub fn serve<Held: 'static>(
         let open = listener.metrics.open();
         let role = listener.role();
         // Boxed, where TLS sessions would want room that what passes through has no use for.
-        let (mut record, result) = match role {
+        let (record, result) = match role {
             Role::Passthrough => forward(&client, &listener, record).await,
             Role::Originate => {
                 let result = Box::pin(originate::forward(&client, &listener, &mut record)).await;
@@ -66,9 +69,7 @@ pub fn serve<Held: 'static>(
                 (record, result)
             }
         };
-        record.close(result.as_ref().err().map(|error| (error.flag(), || error.explain())));
-        listener.metrics.close(record.flag);
-        drop(record);
+        conclude(record, &result, &listener);
         match (role, result) {
             (_, Ok(())) => {}
             (Role::Passthrough, Err(error)) => refuse(&client, &error, &listener).await,
@@ -82,6 +83,16 @@ pub fn serve<Held: 'static>(
     }
 }
 
+/// Notes how a connection ended.
+fn conclude(mut record: access_log::Open, result: &Result<(), Error>, listener: &Listener) {
+    // It has not ended, and who has it now will say how it does.
+    if matches!(result, Err(Error::Passed)) {
+        return record.forget();
+    }
+    record.close(result.as_ref().err().map(|error| (error.flag(), || error.explain())));
+    listener.metrics.close(record.flag);
+}
+
 /// Opens the connection, and relays until both sides have finished or somebody wants it to end.
 async fn forward(
     client: &TcpStream,
@@ -89,34 +100,48 @@ async fn forward(
     record: access_log::Open,
 ) -> (access_log::Open, Result<(), Error>) {
     // Boxed, because what it takes to find the way is needed for a moment, and a tunnel may live for days.
-    let Tunnel { open, handed, patience, _counted } = match Box::pin(enter(client, listener, record)).await {
+    let tunnel = match Box::pin(enter(client, listener, record)).await {
         Ok(tunnel) => tunnel,
         Err((record, error)) => return (record, Err(error)),
     };
-    let stats = &open.cluster.stats;
-    let meter = Meter::new(&open.moved, (&stats.to_upstream, &stats.to_client));
-    let timer = pin!(patience.timer());
-    let relay = relay::run((client, &open.upstream.stream), handed, &meter, &patience, timer);
-    let result = tokio::select! {
-        biased;
-        result = relay => result.map_err(Error::from),
-        Ask::End(end) = open.asked() => {
-            // Boxed, because few connections come here and all would need the room.
-            Box::pin(part(client, &open.upstream.stream)).await;
-            Err(Error::Ended(end))
+    let result = carry(client, &tunnel).await;
+    (tunnel.open.leave(), result)
+}
+
+/// Relays until both sides have finished, or somebody wants the connection to end, or to go elsewhere.
+async fn carry(client: &TcpStream, tunnel: &Tunnel) -> Result<(), Error> {
+    let stats = &tunnel.open.cluster.stats;
+    let meter = Meter::new(&tunnel.open.moved, (&stats.to_upstream, &stats.to_client));
+    let timer = pin!(tunnel.patience.timer());
+    let handed = tunnel.handed.take().map_or_else(Handed::default, |handed| *handed);
+    let sockets = (client, &tunnel.open.upstream.stream);
+    let mut relay = relay::run(sockets, handed, &meter, &tunnel.patience, timer);
+    loop {
+        let ask = tokio::select! {
+            biased;
+            result = &mut relay => return Ok(result?),
+            ask = tunnel.open.asked() => ask,
+        };
+        // Boxed, because few connections come here and all would need the room.
+        match ask {
+            Ask::End(end) => {
+                Box::pin(part(client, &tunnel.open.upstream.stream)).await;
+                return Err(Error::Ended(end));
+            }
+            Ask::Pass(to) => {
+                if Box::pin(passed::offer(client, tunnel, &mut relay, to)).await {
+                    return Err(Error::Passed);
+                }
+            }
         }
-    };
-    let engine = meter.engine();
-    drop(meter);
-    let mut record = open.leave();
-    record.engine = engine;
-    (record, result)
+    }
 }
 
 /// All that a connection needs from here on. What only finding the way took is gone by then.
 struct Tunnel {
     open: open::Entered,
-    handed: Handed,
+    /// Boxed, because it is needed for a moment only.
+    handed: Cell<Option<Box<Handed>>>,
     /// Boxed, because it is looked at now and then only.
     patience: Box<Patience>,
     _counted: Option<Pass>,
@@ -131,6 +156,7 @@ async fn enter(
         Err(error) => Err((record, error)),
         Ok(Opened { upstream, cluster, handed, patience, _counted }) => {
             let open = open::enter(record, upstream, cluster).await;
+            let handed = Cell::new(Some(Box::new(handed)));
             Ok(Tunnel { open, handed, patience, _counted })
         }
     }

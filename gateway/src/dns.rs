@@ -18,8 +18,10 @@ use tokio::net::{TcpListener, UdpSocket};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
+use crate::drain::Phase;
 use crate::metrics;
 use crate::readiness::Readiness;
+use crate::restart::{Kept, Sockets};
 use crate::table::Table;
 
 pub mod answer;
@@ -68,6 +70,7 @@ pub async fn start(
     tables: watch::Receiver<Arc<Table>>,
     metrics: &metrics::Dns,
     readiness: &Readiness,
+    (sockets, phase): (&Sockets, &watch::Receiver<Phase>),
 ) -> anyhow::Result<Bound> {
     let mut bound = Bound::default();
     if !settings.is_on() {
@@ -84,23 +87,28 @@ pub async fn start(
     tasks.spawn(follow(Arc::clone(&dns), tables, readiness.clone()));
     let tcp = Connections::new(settings, Transport::Tcp, metrics);
     for address in &settings.addresses {
-        let (udp_socket, tcp_socket) =
-            bind(*address).await.with_context(|| format!("dns.addresses: cannot listen on {address}"))?;
+        let (udp_socket, tcp_socket, kept) =
+            bind(*address, sockets).with_context(|| format!("dns.addresses: cannot listen on {address}"))?;
         let address = udp_socket.local_addr()?;
         tracing::info!(%address, "answering DNS");
         bound.addresses.push(address);
-        tasks.spawn(udp::serve(udp_socket, Arc::clone(&dns)));
+        tasks.spawn(once(phase, kept, udp::serve(udp_socket, Arc::clone(&dns))));
         let (dns, idle) = (Arc::clone(&dns), settings.idle_timeout);
-        tasks.spawn(tcp.clone().accept(tcp_socket, move |stream| tcp::serve(stream, Arc::clone(&dns), idle)));
+        let accepting =
+            tcp.clone().accept(tcp_socket, move |stream| tcp::serve(stream, Arc::clone(&dns), idle));
+        tasks.spawn(once(phase, [const { None }; 2], accepting));
     }
     if let Some(address) = settings.grpc_address {
-        let socket = TcpListener::bind(address).await;
-        let socket = socket.with_context(|| format!("dns.grpc_address: cannot listen on {address}"))?;
+        let socket = sockets.tcp("dns.grpc_address", address);
+        let (socket, kept) =
+            socket.with_context(|| format!("dns.grpc_address: cannot listen on {address}"))?;
+        let socket = TcpListener::from_std(socket)?;
         let address = socket.local_addr()?;
         tracing::info!(%address, "answering DNS over gRPC");
         bound.grpc = Some(address);
         let connections = Connections::new(settings, Transport::Grpc, metrics);
-        tasks.spawn(connections.accept(socket, move |stream| grpc::serve(stream, Arc::clone(&dns))));
+        let accepting = connections.accept(socket, move |stream| grpc::serve(stream, Arc::clone(&dns)));
+        tasks.spawn(once(phase, [kept, None], accepting));
     }
     Ok(bound)
 }
@@ -146,12 +154,29 @@ pub fn look_up(name: &str, kind: &str, names: &Names, settings: &Settings) -> an
     Ok(format!("{}\n{}", verdict.code, lines.collect::<String>()))
 }
 
-async fn bind(address: SocketAddr) -> std::io::Result<(UdpSocket, TcpListener)> {
+/// Does something once this process answers, and not another one that has the same sockets, too.
+fn once<T: Future>(
+    phase: &watch::Receiver<Phase>,
+    kept: [Kept; 2],
+    then: T,
+) -> impl Future<Output = T::Output> + use<T> {
+    let mut phase = phase.clone();
+    async move {
+        let _kept = kept;
+        // The sender is gone only when this is about to be, too.
+        let _ = phase.wait_for(|phase| *phase != Phase::Waiting).await;
+        then.await
+    }
+}
+
+fn bind(address: SocketAddr, sockets: &Sockets) -> std::io::Result<(UdpSocket, TcpListener, [Kept; 2])> {
     let mut attempt = 1;
     loop {
-        let tcp = TcpListener::bind(address).await?;
-        match UdpSocket::bind(tcp.local_addr()?).await {
-            Ok(udp) => return Ok((udp, tcp)),
+        let (tcp, kept_tcp) = sockets.tcp("dns.addresses over TCP", address)?;
+        match sockets.udp("dns.addresses over UDP", address, tcp.local_addr()?) {
+            Ok((udp, kept_udp)) => {
+                return Ok((UdpSocket::from_std(udp)?, TcpListener::from_std(tcp)?, [kept_tcp, kept_udp]));
+            }
             Err(_) if address.port() == 0 && attempt < PORT_ATTEMPTS => attempt += 1,
             Err(error) => return Err(error),
         }

@@ -34,6 +34,19 @@ impl Drain {
     }
 }
 
+/// Where a gateway is in its life.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Phase {
+    /// It has its sockets, from which another process accepts yet.
+    Waiting,
+    /// It accepts.
+    Accepting,
+    /// Its listeners are closed in good order, and open connections go on.
+    Leaving,
+    /// Another process accepts from the same sockets, and open connections go on.
+    Succeeded,
+}
+
 /// What a gateway that leaves waits for, in this order.
 #[derive(Debug, Default)]
 pub struct Leaving {

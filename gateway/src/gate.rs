@@ -10,7 +10,7 @@ use eastgate_config::listener::RateLimit;
 #[derive(Debug, Clone)]
 pub struct Gate {
     inside: Arc<AtomicUsize>,
-    limit: usize,
+    limit: Arc<AtomicUsize>,
 }
 
 /// One that was let in; leaves when it is dropped.
@@ -20,19 +20,30 @@ pub struct Pass(Arc<AtomicUsize>);
 impl Gate {
     /// Lets at most `limit` in at a time.
     pub fn new(limit: usize) -> Self {
-        Self { inside: Arc::default(), limit }
+        Self { inside: Arc::default(), limit: Arc::new(limit.into()) }
     }
 
     /// The same count, with another limit from now on.
     pub fn with_limit(&self, limit: usize) -> Self {
-        Self { inside: Arc::clone(&self.inside), limit }
+        Self { inside: Arc::clone(&self.inside), limit: Arc::new(limit.into()) }
+    }
+
+    /// From now on lets in so many, for all clones. Whoever is in stays.
+    pub fn set_limit(&self, limit: usize) {
+        self.limit.store(limit, Relaxed);
     }
 
     /// Lets one in, or nobody when it is full.
     pub fn enter(&self) -> Option<Pass> {
         let pass = Pass(Arc::clone(&self.inside));
         // Counted first, so that a pass that goes too far takes itself back by its drop.
-        (self.inside.fetch_add(1, Relaxed) < self.limit).then_some(pass)
+        (self.inside.fetch_add(1, Relaxed) < self.limit()).then_some(pass)
+    }
+
+    /// Lets one in, however many are.
+    pub fn admit(&self) -> Pass {
+        self.inside.fetch_add(1, Relaxed);
+        Pass(Arc::clone(&self.inside))
     }
 
     /// How many are in.
@@ -42,7 +53,7 @@ impl Gate {
 
     /// How many may be.
     pub fn limit(&self) -> usize {
-        self.limit
+        self.limit.load(Relaxed)
     }
 }
 

@@ -32,7 +32,9 @@ pub mod gate;
 pub mod kubernetes;
 pub mod metrics;
 pub mod monitor;
+pub mod overload;
 pub mod readiness;
+pub mod restart;
 pub mod signals;
 pub mod telemetry;
 

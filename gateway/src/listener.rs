@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 use arc_swap::ArcSwap;
 use eastgate_config::bootstrap::{self, HashBy, Settings};
 use eastgate_config::cidr::Cidr;
-use eastgate_config::cluster::Keepalive;
+use eastgate_config::cluster::{self as config, Keepalive, Resolutions};
+use eastgate_config::endpoint::{Address, Endpoint};
 use eastgate_config::listener::{Ends, HashPolicy, Role};
 use eastgate_config::server_name::ServerName;
 
@@ -20,6 +21,7 @@ use crate::metrics::{self, Metrics};
 use crate::relay::Patience;
 use crate::table::{self, Asked, Routed, Table};
 use crate::tls::{Clients, Mesh};
+use crate::upstream::Cluster;
 use crate::upstream::balance::hashing;
 
 /// A bound listener.
@@ -171,6 +173,25 @@ impl Listener {
         match name.filter(|_| self.upstream.hash_by == HashBy::ServerName) {
             Some(name) => Some(hashing::key_of_name(name.as_str())),
             None => routed.hash_policy.map(|HashPolicy::SourceIp| hashing::key(client)),
+        }
+    }
+
+    /// The cluster of a connection that another process has made to this endpoint. One that is not in the table any more,
+    /// or has another endpoint now, is made up for it, so that the connection can be told of as all others.
+    pub fn cluster(&self, name: &str, endpoint: SocketAddr) -> Arc<Cluster> {
+        let table = self.table.load();
+        let known = table.cluster_of_name(name);
+        match known.filter(|known| known.endpoints.iter().any(|known| known.address == endpoint)) {
+            Some(known) => Arc::clone(known),
+            None => {
+                let endpoints = vec![Endpoint::new(Address::Socket(endpoint))];
+                Cluster::build(
+                    &Arc::new(config::Cluster::new(name, endpoints)),
+                    &Resolutions::new(),
+                    known,
+                    Instant::now(),
+                )
+            }
         }
     }
 

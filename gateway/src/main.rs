@@ -2,13 +2,17 @@
 
 use std::process::ExitCode;
 
+use anyhow::Context;
 use clap::Parser;
+use eastgate::app::End;
 use eastgate::args::{self, AuditArgs, CheckArgs, Command, DnsArgs, Eastgate, EnvoyArgs, VmCommand};
+use eastgate::restart::{self, Sockets};
 use eastgate::{
     admin_client, app, check, demo, explain_command, register, signals, telemetry, vm, xds_command,
 };
 use eastgate_config::bootstrap::Settings;
 use hyper::Method;
+use sd_notify::NotifyState;
 
 fn main() -> ExitCode {
     let ended = match EnvoyArgs::of_process() {
@@ -104,24 +108,69 @@ fn machine(command: &VmCommand) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
+/// Starts this program anew, with the same arguments: from its path, where there may be another version by now. The new
+/// process takes over by itself; if it fails, this one goes on.
+fn replace(socket: bool) {
+    if !socket {
+        return tracing::error!("a new process cannot take over without restart.socket (--restart-socket)");
+    }
+    let mut arguments = std::env::args_os();
+    let Some(program) = arguments.next() else { return };
+    let now = NotifyState::monotonic_usec_now();
+    match tokio::process::Command::new(&program).args(arguments).spawn() {
+        Ok(mut child) => {
+            tracing::info!(pid = child.id(), "a new process starts, to take over");
+            // It says itself that it is ready, and that it is the main process then.
+            restart::tell(&[NotifyState::Reloading].into_iter().chain(now).collect::<Vec<_>>());
+            tokio::spawn(async move {
+                match child.wait().await {
+                    Ok(status) => tracing::warn!(%status, "the new process has ended; this one goes on"),
+                    Err(error) => tracing::warn!(%error, "nobody knows what became of the new process"),
+                }
+                restart::tell(&[NotifyState::Ready]);
+            });
+        }
+        Err(error) => {
+            tracing::error!(%error, program = %program.display(), "cannot start a new process; this one goes on")
+        }
+    }
+}
+
 fn gateway(settings: Settings) -> anyhow::Result<ExitCode> {
     telemetry::start(&settings.log)?;
+    let sockets = Sockets::from_environment().context("a socket that systemd gave cannot be used")?;
     let runtime = control_runtime()?;
     let ended = runtime.block_on(async {
-        let mut app = app::App::start(settings).await?;
+        let socket = settings.restart.socket.is_some();
+        let mut app = app::App::start_with(settings, sockets).await?;
+        let mut replacement = signals::replacement()?;
         stand_back();
         tracing::info!(admin = %app.admin_address(), "started");
-        let signal = tokio::select! {
-            signal = signals::asked_to_end() => signal?,
-            error = app.ended() => return Err(error),
-        };
-        tracing::info!(signal, "leaving");
-        let leaving = async {
-            // Whoever presses ^C has no load balancer that is still to hear of it.
-            if signal != signals::INTERRUPT {
-                app.fade().await;
+        let end = loop {
+            tokio::select! {
+                signal = signals::asked_to_end() => break Ok(signal?),
+                end = app.ended() => match end {
+                    End::Failed(error) => return Err(error),
+                    End::Succeeded(successor) => break Err(successor),
+                },
+                _ = replacement.recv() => replace(socket),
             }
-            app.stop().await
+        };
+        let leaving = async {
+            match end {
+                Err(successor) => {
+                    tracing::info!("another process has taken over");
+                    app.hand_over(successor).await
+                }
+                Ok(signal) => {
+                    tracing::info!(signal, "leaving");
+                    // Whoever presses ^C has no load balancer that is still to hear of it.
+                    if signal != signals::INTERRUPT {
+                        app.fade().await;
+                    }
+                    app.stop().await
+                }
+            }
         };
         let left = tokio::select! {
             left = leaving => left,
@@ -130,7 +179,13 @@ fn gateway(settings: Settings) -> anyhow::Result<ExitCode> {
                 return Ok(ExitCode::FAILURE);
             }
         };
-        tracing::info!(finished = left.finished, closed_idle = left.idle, cut = left.cut, "left");
+        tracing::info!(
+            finished = left.finished,
+            passed = left.passed,
+            closed_idle = left.idle,
+            cut = left.cut,
+            "left"
+        );
         Ok(ExitCode::SUCCESS)
     });
     // A disk that has stopped must not hold up the end: what was being written takes the place of nothing before it is whole.

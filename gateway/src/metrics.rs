@@ -13,12 +13,14 @@ mod dns;
 mod downstream;
 pub mod family;
 mod kubernetes;
+mod overload;
 pub mod per_thread;
 mod tls;
 mod xds;
 pub use dns::Dns;
 pub use downstream::{Downstream, Listener, OpenConnection};
 pub use kubernetes::Kubernetes;
+pub use overload::Overload;
 pub use tls::Tls;
 pub use xds::{Xds, timestamp};
 
@@ -40,6 +42,8 @@ pub struct Metrics {
     pub kubernetes: Kubernetes,
     /// DNS.
     pub dns: Dns,
+    /// Shortage of memory and file descriptors.
+    pub overload: Overload,
     /// The process's own end of the mesh's TLS.
     pub tls: Tls,
     /// Records of the access log that were lost because its writer was behind.
@@ -107,6 +111,7 @@ impl Metrics {
             xds: Xds::new(&made)?,
             kubernetes: Kubernetes::new(&made)?,
             dns: Dns::new(&made)?,
+            overload: Overload::new(&made)?,
             tls: Tls::new(&made)?,
             access_log_dropped: made.counter("access_log_dropped_total", "Access-log records lost")?,
             ready: made.gauge("ready", "1 when /ready says yes")?,

@@ -18,6 +18,7 @@ use tokio::time::Instant;
 
 use crate::access_log;
 use crate::relay::Moved;
+use crate::restart;
 use crate::upstream::{Cluster, Upstream};
 
 thread_local! {
@@ -38,20 +39,38 @@ pub struct Connection {
     pub upstream: Upstream,
     /// The endpoint's cluster, as it was when the connection was routed.
     pub cluster: Arc<Cluster>,
-    asked: Cell<Option<Ask>>,
+    asked: RefCell<Option<Ask>>,
     /// It was asked to end, and that is not taken back.
     ending: Cell<bool>,
+    /// It cannot be handed over.
+    stays: Cell<bool>,
     /// What was moved when that was last looked at and had changed, and when that was.
     seen: Cell<Option<(u64, Instant)>>,
+    /// Since when its endpoint is gone, for whoever looks after that.
+    pub endpoint_gone: Cell<Option<Instant>>,
     /// Of the task that serves it.
     task: Waker,
 }
 
 /// What a connection can be asked for.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug)]
 pub enum Ask {
     /// To end, for this reason.
     End(End),
+    /// To be handed to the process that takes over; to stay as it is, if it cannot be.
+    Pass(Hand),
+}
+
+/// Where connections are handed in that pass to another process.
+pub type Hand = mpsc::UnboundedSender<Passing>;
+
+/// A connection that nobody touches until it is known who has it.
+#[derive(Debug)]
+pub struct Passing {
+    /// What passes.
+    pub passed: restart::Passed,
+    /// To be told when the other process has it; dropped, this one goes on.
+    pub taken: oneshot::Sender<()>,
 }
 
 /// Why a connection was asked to end.
@@ -63,20 +82,32 @@ pub enum End {
     /// The gateway leaves, and has waited for as long as it may.
     #[error("the gateway leaves, and the connection did not end in time (drain.timeout)")]
     Late,
+    /// Memory is very short.
+    #[error("memory is very short, and the connection was idle (limits.memory_shed_percent)")]
+    Memory,
+    /// Its endpoint is gone.
+    #[error("the endpoint was taken away or is unhealthy (drain.removed_endpoints)")]
+    Endpoint,
     /// An operator wanted it.
     #[error("an operator closed the connection")]
     Operator,
 }
 
 impl Connection {
-    /// Asks it for something; it complies when its task comes to it. False when it is to end already.
+    /// Asks it for something; it complies when its task comes to it. False when it is to end already, or will not.
     pub fn ask(&self, ask: Ask) -> bool {
-        if self.ending.replace(self.ending.get() | matches!(ask, Ask::End(_))) {
+        if self.ending.get() || (self.stays.get() && matches!(ask, Ask::Pass(_))) {
             return false;
         }
-        self.asked.set(Some(ask));
+        self.ending.set(matches!(ask, Ask::End(_)));
+        self.asked.replace(Some(ask));
         self.task.wake_by_ref();
         true
+    }
+
+    /// It could not be handed over, and is not to be asked for that again.
+    pub fn stay(&self) {
+        self.stays.set(true);
     }
 
     /// For how long nothing was moved, as far as those know who have asked before: the first is told that it is no time.
@@ -121,9 +152,11 @@ pub async fn enter(record: access_log::Open, upstream: Upstream, cluster: Arc<Cl
         moved: Moved::default(),
         upstream,
         cluster,
-        asked: Cell::default(),
+        asked: RefCell::default(),
         ending: Cell::default(),
+        stays: Cell::default(),
         seen: Cell::default(),
+        endpoint_gone: Cell::default(),
         task,
     });
     let key = HERE.with_borrow_mut(|here| here.insert(Rc::clone(&connection)));
@@ -138,6 +171,7 @@ impl Entered {
         drop(self);
         let Connection { mut record, moved, .. } = Rc::into_inner(connection).expect("only its place had it");
         (record.to_upstream_bytes, record.to_client_bytes) = (moved.to_upstream.get(), moved.to_client.get());
+        record.engine = moved.engine();
         record
     }
 }
@@ -178,6 +212,11 @@ impl Registry {
         let ends = (0..threads).map(|_| mpsc::unbounded_channel());
         let (senders, receivers): (Vec<_>, Vec<_>) = ends.unzip();
         (Self(senders.into()), receivers.into_iter().map(Questions).collect())
+    }
+
+    /// How many threads there are.
+    pub fn threads(&self) -> usize {
+        self.0.len()
     }
 
     /// Has each thread answer, typically by [`each`], and gives the answers in the threads' order; `None` is one that has ended.

@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use prometheus::IntGauge;
+use tokio::sync::watch;
 
 /// Ready when nothing is waited for. Clones speak of the same process.
 #[derive(Debug, Clone)]
@@ -12,6 +13,7 @@ pub struct Readiness {
     waiting: Arc<Mutex<BTreeSet<&'static str>>>,
     remarks: Arc<Mutex<BTreeMap<&'static str, SystemTime>>>,
     ready: IntGauge,
+    changed: watch::Sender<bool>,
 }
 
 /// Something that readiness waits for, until this is dropped.
@@ -32,7 +34,13 @@ impl Readiness {
     /// Ready as soon as no [`Wait`] is held; shown in this gauge.
     pub fn new(ready: IntGauge) -> Self {
         ready.set(1);
-        Self { waiting: Arc::default(), remarks: Arc::default(), ready }
+        Self { waiting: Arc::default(), remarks: Arc::default(), ready, changed: watch::Sender::new(true) }
+    }
+
+    /// Returns once nothing is waited for.
+    pub async fn reached(&self) {
+        // It fails only without a sender, and there is one in `self`.
+        let _ = self.changed.subscribe().wait_for(|ready| *ready).await;
     }
 
     /// Not ready until the returned guard is dropped.
@@ -64,6 +72,7 @@ impl Readiness {
         let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
         change(&mut waiting);
         self.ready.set(waiting.is_empty().into());
+        self.changed.send_replace(waiting.is_empty());
     }
 }
 

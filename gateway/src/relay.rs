@@ -74,6 +74,14 @@ pub struct Moved {
     pub to_upstream: Cell<u64>,
     /// From the endpoint.
     pub to_client: Cell<u64>,
+    spliced: Cell<bool>,
+}
+
+impl Moved {
+    /// What moved them: `splice` if it ever did for a part of them, else `copy`.
+    pub fn engine(&self) -> &'static str {
+        if self.spliced.get() { "splice" } else { "copy" }
+    }
 }
 
 /// The bytes of one connection, and the shared counters that they are added to from time to time and at the end.
@@ -82,27 +90,16 @@ pub struct Meter<'a> {
     moved: &'a Moved,
     totals: (&'a AtomicU64, &'a AtomicU64),
     published: Cell<(u64, u64)>,
-    spliced: Cell<bool>,
 }
 
 impl<'a> Meter<'a> {
     /// Counts for a connection, and what is new from now on into a pair of (to upstream, to client) counters.
     pub fn new(moved: &'a Moved, totals: (&'a AtomicU64, &'a AtomicU64)) -> Self {
-        Self {
-            moved,
-            totals,
-            published: Cell::new((moved.to_upstream.get(), moved.to_client.get())),
-            spliced: Cell::default(),
-        }
-    }
-
-    /// What moved the bytes: `splice` if it ever did for a part of them, else `copy`.
-    pub fn engine(&self) -> &'static str {
-        if self.spliced.get() { "splice" } else { "copy" }
+        Self { moved, totals, published: Cell::new((moved.to_upstream.get(), moved.to_client.get())) }
     }
 
     fn note_engine(&self, spliced: bool) {
-        self.spliced.set(self.spliced.get() | spliced);
+        self.moved.spliced.set(self.moved.spliced.get() | spliced);
     }
 
     /// Adds what has moved since the last time; false if nothing has.
@@ -132,7 +129,8 @@ impl Drop for Meter<'_> {
     }
 }
 
-/// What was read before the relay took over and is still to be written, and how much is written already.
+/// What was read before the relay took over and is still to be written, and how much is written already; or what one that
+/// pauses holds between the sockets, which is all that another needs to go on.
 #[derive(Default)]
 #[allow(missing_debug_implementations, reason = "bytes that are on their way are not for a log")]
 pub struct Handed {
@@ -142,6 +140,8 @@ pub struct Handed {
     pub to_client: Vec<u8>,
     /// Bytes written to the endpoint and to the client.
     pub moved: (u64, u64),
+    /// The FIN is passed on: from the client, from the endpoint.
+    pub ended: [bool; 2],
 }
 
 /// The two sockets of a connection, and the count of what moves between them.
@@ -195,12 +195,7 @@ pub fn run<'a>(
     };
     meter.to_upstream.set(handed.moved.0);
     meter.to_client.set(handed.moved.1);
-    let begun = [relay.up.begin(between, handed.to_upstream), relay.down.begin(between, handed.to_client)];
-    if let Some(pump::Error::Read(error) | pump::Error::Write(error)) =
-        begun.into_iter().find_map(Result::err)
-    {
-        relay.failed = Some(error);
-    }
+    relay.go_on(handed);
     relay
 }
 
@@ -238,6 +233,37 @@ impl Future for Relay<'_> {
 }
 
 impl Relay<'_> {
+    /// Takes out what is between the sockets, so that somebody else may go on, or this one by [`go_on`](Self::go_on).
+    /// Where a side is broken there is none: only this one knows what to do.
+    pub fn pause(&mut self) -> Option<Handed> {
+        if self.failed.is_some() {
+            return None;
+        }
+        let ended = [self.up.has_ended(), self.down.has_ended()];
+        match (self.up.take_left(), self.down.take_left()) {
+            (Ok(to_upstream), Ok(to_client)) => {
+                let moved = (self.between.meter.to_upstream.get(), self.between.meter.to_client.get());
+                Some(Handed { to_upstream, to_client, moved, ended })
+            }
+            (Err(error), _) | (_, Err(error)) => {
+                self.failed = Some(error);
+                None
+            }
+        }
+    }
+
+    /// Goes on with what is between the sockets.
+    pub fn go_on(&mut self, handed: Handed) {
+        let Handed { to_upstream, to_client, ended: [up, down], .. } = handed;
+        for (pump, bytes, ended) in [(&mut self.up, to_upstream, up), (&mut self.down, to_client, down)] {
+            if let Err(pump::Error::Read(error) | pump::Error::Write(error)) =
+                pump.begin(self.between, bytes, ended)
+            {
+                self.failed = Some(error);
+            }
+        }
+    }
+
     fn directions(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
         for pump in [&mut self.up, &mut self.down] {
             if pump.has_ended() {

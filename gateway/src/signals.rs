@@ -1,4 +1,4 @@
-//! The signals that end the process.
+//! The signals that end the process, or have it be replaced.
 
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -16,4 +16,12 @@ pub async fn asked_to_end() -> std::io::Result<&'static str> {
         _ = terminate.recv() => Ok("SIGTERM"),
         _ = interrupt.recv() => Ok(INTERRUPT),
     }
+}
+
+/// The signal that asks for a new process in the place of this one.
+///
+/// # Errors
+/// The system takes no handler.
+pub fn replacement() -> std::io::Result<tokio::signal::unix::Signal> {
+    signal(SignalKind::user_defined2())
 }

@@ -258,11 +258,6 @@ impl Table {
         clusters.filter_map(|cluster| cluster.config.tls.clone()).collect()
     }
 
-    /// The cluster of this name. That there is one does not make it reachable: [`route`](Self::route) does.
-    pub fn cluster_named(&self, name: &str) -> Option<&Arc<Cluster>> {
-        self.clusters.get(name)
-    }
-
     /// The listener of this name.
     pub fn listener(&self, name: &str) -> Option<&Arc<Listener>> {
         self.listeners.get(name)

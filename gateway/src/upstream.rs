@@ -93,6 +93,14 @@ fn pick(cluster: &Cluster, tried: &[SocketAddr], key: Option<u64>) -> Option<Arc
     cluster.balancer().pick(tried, key, Instant::now().into_std(), draw).map(Arc::clone)
 }
 
+/// Counts a connection that another process has made, in its cluster and endpoint, whatever limits say now. `None` when the cluster
+/// has no such endpoint.
+pub fn adopt(cluster: &Arc<Cluster>, endpoint: SocketAddr, stream: TcpStream) -> Option<Upstream> {
+    let endpoint = cluster.endpoints.iter().find(|known| known.address == endpoint)?;
+    let endpoint = endpoint::InUse::new(Arc::clone(endpoint));
+    Some(Upstream { stream, endpoint, since: Instant::now(), _slot: Some(cluster.extra_slot()) })
+}
+
 /// The endpoints that one connection tries, one after the other.
 #[derive(Debug)]
 pub struct Attempts {

@@ -68,7 +68,7 @@ async fn idle_connections_are_closed_by_a_fin_while_a_busy_one_goes_on() {
     (&mut idle).await.unwrap();
     say(&mut busy).await;
     drop(busy);
-    assert_eq!(stopping.await.unwrap(), Left { finished: 1, idle: 2, cut: 0 });
+    assert_eq!(stopping.await.unwrap(), Left { finished: 1, passed: 0, idle: 2, cut: 0 });
 }
 
 #[tokio::test]
@@ -94,7 +94,7 @@ async fn at_the_deadline_what_is_left_gets_a_fin_one_after_the_other() {
     // Looks come every tenth of a second, and with each go those whose turn it is.
     let gaps = times.windows(2).filter(|pair| pair[1] - pair[0] > std::time::Duration::from_millis(20));
     assert!(gaps.count() >= 3, "they all went at once");
-    assert_eq!(stopping.await.unwrap(), Left { finished: 0, idle: 0, cut: 20 });
+    assert_eq!(stopping.await.unwrap(), Left { finished: 0, passed: 0, idle: 0, cut: 20 });
 }
 
 /// Clients come all the while. Each is either served or refused by the kernel, and none is reset or left without an
@@ -147,7 +147,7 @@ async fn sigterm_fails_readiness_at_once_and_accepts_for_the_grace() {
     drop(new);
     let (status, log) = gateway.exit().await;
     assert!(status.success(), "{log}");
-    assert!(log.contains("left finished=1 closed_idle=0 cut=0"), "{log}");
+    assert!(log.contains("left finished=1 passed=0 closed_idle=0 cut=0"), "{log}");
 }
 
 #[tokio::test]
@@ -167,4 +167,30 @@ async fn a_second_signal_ends_the_process_at_once() {
     let (status, log) = gateway.exit().await;
     assert!(!status.success() && log.contains("leaving at once"), "{log}");
     drop(open);
+}
+
+#[tokio::test]
+async fn connections_to_an_endpoint_that_is_taken_away_go_on_unless_the_settings_say_otherwise() {
+    let (one, two) = (echo().await, echo().await);
+    for (policy, is_kept) in [("keep", true), ("close-idle", false), ("close-within 1s", false)] {
+        let drain = [("drain.removed_endpoints", policy), ("drain.spread", "0s")];
+        let gateway = draining(one.address(), &drain).await;
+        let mut first = tunnel(gateway.address).await.unwrap();
+        gateway.edit("slices.json", &slices(&[two.address()]).to_string());
+        gateway.admin_until("/clusters", |text| text.contains(&two.address().to_string())).await;
+        let mut second = tunnel(gateway.address).await.unwrap();
+        if is_kept {
+            say(&mut first).await;
+        } else {
+            finished(first).await;
+            let record = &gateway.records(1).await[0];
+            assert_eq!(
+                (&record["flag"], record["client_addr"].is_string()),
+                (&"LR".into(), true),
+                "{record}"
+            );
+            assert_eq!(record["endpoint"], one.address().to_string());
+        }
+        say(&mut second).await;
+    }
 }

@@ -186,6 +186,17 @@ pub const KEYS: &[Key] = &[
     ),
     key("limits.max_connections", "open client connections; 0 takes what the file descriptors allow"),
     key("limits.max_pending_hellos", "clients whose ClientHello is not complete yet"),
+    key("limits.accept_rate", "connections accepted in a second; more wait in the kernel; 0 is no limit"),
+    key("limits.reserved_files", "file descriptors that are left for everything but connections"),
+    key(
+        "limits.memory_bytes",
+        "memory that the process may use; 0 is what its cgroup says, if that says anything",
+    ),
+    key("limits.memory_pause_percent", "of that memory: above it nobody is accepted"),
+    key(
+        "limits.memory_shed_percent",
+        "of that memory: above it idle connections are closed, the newest first",
+    ),
     key("threads", "data threads; 0 is one for each core"),
     key("admin.address", "metrics, /clusters, /config_dump; loopback unless you know better"),
     key("admin.readiness_address", "/healthz/ready for Kubernetes; empty for none"),
@@ -209,5 +220,13 @@ pub const KEYS: &[Key] = &[
     key(
         "drain.spread",
         "idle connections, and the rest at the end, are closed over this long and not all at once",
+    ),
+    key(
+        "drain.removed_endpoints",
+        "connections to an endpoint that is taken away or becomes unhealthy: keep, close-idle, or close-within 30s",
+    ),
+    key(
+        "restart.socket",
+        "a Unix socket where a new process takes over from this one without losing a connection; empty: none",
     ),
 ];

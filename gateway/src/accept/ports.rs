@@ -9,8 +9,10 @@ use socket2::{Domain, Socket, Type};
 use tokio::sync::watch;
 
 use super::Threads;
+use crate::connection::Arrived;
 use crate::listener::{Listener, Shared};
 use crate::relay::keep_alive;
+use crate::restart::{Kept, Sockets};
 use crate::table::Table;
 
 /// Connections that the kernel completes before they are accepted; it caps this at `net.core.somaxconn`.
@@ -21,6 +23,9 @@ const BACKLOG: i32 = 4096;
 pub struct Ports {
     threads: Threads,
     shared: Shared,
+    sockets: Sockets,
+    /// Another process accepts yet.
+    waiting: bool,
     open: BTreeMap<String, Open>,
     failed: BTreeMap<String, String>,
 }
@@ -29,14 +34,30 @@ pub struct Ports {
 struct Open {
     wanted: SocketAddr,
     bound: SocketAddr,
+    listener: Arc<Listener>,
+    /// To be accepted from.
+    waiting: Vec<std::net::TcpListener>,
+    _kept: Vec<Kept>,
     /// Ends the accepting; connections go on.
     stop: watch::Sender<()>,
 }
 
 impl Ports {
-    /// With nothing bound.
-    pub fn new(threads: Threads, shared: Shared) -> Self {
-        Self { threads, shared, open: BTreeMap::new(), failed: BTreeMap::new() }
+    /// With nothing bound. Nobody is accepted before [`accept`](Self::accept).
+    pub fn new(threads: Threads, shared: Shared, sockets: Sockets) -> Self {
+        Self { threads, shared, sockets, waiting: true, open: BTreeMap::new(), failed: BTreeMap::new() }
+    }
+
+    /// From now on accepts from whatever is bound.
+    pub fn accept(&mut self) {
+        self.waiting = false;
+        self.open.retain(|name, open| match open.start(&self.threads) {
+            Ok(()) => true,
+            Err(error) => {
+                tracing::error!(listener = name, %error, "cannot accept");
+                false
+            }
+        });
     }
 
     /// Binds what the table has and is not bound, and closes what it has no more. A listener that cannot be bound is
@@ -82,6 +103,21 @@ impl Ports {
         &self.failed
     }
 
+    /// Goes on with connections that another process has served so far. Their listener may be gone from the table.
+    pub fn resume(&self, arrived: Vec<Arrived>) {
+        for arrived in arrived {
+            let name = arrived.listener();
+            let listener = self.open.get(name).map(|open| Arc::clone(&open.listener));
+            let listener = listener.unwrap_or_else(|| Arc::new(Listener::new(name, &self.shared)));
+            self.threads.resume(arrived, listener);
+        }
+    }
+
+    /// Stops accepting everywhere and at once, because another process goes on; connections go on, too.
+    pub fn abandon(&mut self) {
+        self.open.clear();
+    }
+
     /// Stops accepting everywhere, once those are in who are connecting; connections go on.
     pub fn close(&mut self) {
         for (_, open) in std::mem::take(&mut self.open) {
@@ -90,12 +126,21 @@ impl Ports {
     }
 
     fn bind(&self, name: &str, wanted: SocketAddr) -> io::Result<Open> {
-        // Sockets with SO_REUSEPORT would share the address with another process that has it, too, and take half of
-        // its connections. One without finds out.
-        drop(socket(wanted, Shares::No)?);
-        let sockets = shared_sockets(wanted, self.threads.count())?;
+        let taken = self.sockets.take(name, wanted);
+        let sockets: Vec<_> = match taken.is_empty() {
+            false => taken.into_iter().map(std::net::TcpListener::from).collect(),
+            true => {
+                // Sockets with SO_REUSEPORT would share the address with another process that has it, too, and take half
+                // of its connections. One without finds out.
+                drop(socket(wanted, Shares::No)?);
+                shared_sockets(wanted, self.threads.count())?
+            }
+        };
         let bound = sockets.first().map_or(Ok(wanted), std::net::TcpListener::local_addr)?;
+        let mut kept = Vec::new();
         for socket in &sockets {
+            kept.push(self.sockets.pass(name, wanted, socket)?);
+            socket.set_nonblocking(true)?;
             // Accepted sockets inherit these: two system calls less for each connection.
             let socket = socket2::SockRef::from(socket);
             socket.set_tcp_nodelay(true)?;
@@ -103,8 +148,17 @@ impl Ports {
         }
         let stop = watch::Sender::new(());
         let listener = Arc::new(Listener::new(name, &self.shared));
-        self.threads.accept(sockets, &listener, &stop);
-        Ok(Open { wanted, bound, stop })
+        let mut open = Open { wanted, bound, listener, waiting: sockets, _kept: kept, stop };
+        if !self.waiting {
+            open.start(&self.threads)?;
+        }
+        Ok(open)
+    }
+}
+
+impl Open {
+    fn start(&mut self, threads: &Threads) -> io::Result<()> {
+        threads.accept(&std::mem::take(&mut self.waiting), &self.listener, &self.stop)
     }
 }
 

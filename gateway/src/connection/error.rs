@@ -50,6 +50,9 @@ pub enum Error {
     /// It broke while bytes were relayed.
     #[error(transparent)]
     Relay(#[from] relay::Error),
+    /// Another process has it.
+    #[error("the connection went to another process")]
+    Passed,
     /// It was asked to end.
     #[error(transparent)]
     Ended(#[from] open::End),
@@ -85,7 +88,7 @@ impl Error {
             Self::Beginning(_) => "DPE",
             Self::Renamed(_) => "DPE",
             Self::Loop(_) => "LOOP",
-            Self::Pending(_) | Self::TooMany { .. } => "OM",
+            Self::Pending(_) | Self::TooMany { .. } | Self::Ended(open::End::Memory) => "OM",
             Self::TooFast => "RL",
             Self::Route(table::Error::NoCluster { .. }) => "NC",
             Self::Route(table::Error::Denied { .. }) => "UAEX",
@@ -104,7 +107,8 @@ impl Error {
             Self::Relay(relay::Error::Broken { side: Side::Upstream, .. }) => "UC",
             Self::Relay(relay::Error::Idle(_)) => "SI",
             Self::Relay(relay::Error::Expired(_)) => "DT",
-            Self::Ended(open::End::Idle | open::End::Late | open::End::Operator) => "LR",
+            Self::Passed => "-",
+            Self::Ended(_) => "LR",
         }
     }
 
@@ -121,6 +125,7 @@ impl Error {
             | Self::TooMany { .. }
             | Self::Tls(tls::Error::NoCredentials | tls::Error::NoName | tls::Error::Unfit(_))
             | Self::Ended(_)
+            | Self::Passed
             | Self::Relay(relay::Error::Expired(_)) => Fault::Gateway,
             Self::Tls(
                 tls::Error::Handshake { side: Side::Upstream, .. }
@@ -143,6 +148,7 @@ impl Error {
             | Self::ClientLeft
             | Self::Tls(_)
             | Self::Ended(_)
+            | Self::Passed
             | Self::Relay(_) => None,
             Self::Beginning(inspect::Error::Hello(refusal)) => Some(refusal.alert()),
             Self::Route(table::Error::NoChain { .. } | table::Error::NoListener) => {

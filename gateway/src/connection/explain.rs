@@ -250,7 +250,7 @@ fn led(table: &Table, listener: &Listener, routed: &Routed) -> Vec<Led> {
     let Some(chain) = chains.find(|chain| chain.name == routed.chain) else { return Vec::new() };
     let state = |named: &str, percent| Led {
         percent,
-        cluster: table.cluster_named(named).map(|cluster| ClusterState::new(cluster)),
+        cluster: table.cluster_of_name(named).map(|cluster| ClusterState::new(cluster)),
         named: named.to_owned(),
     };
     let chosen = &routed.cluster.config.name;

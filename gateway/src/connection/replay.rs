@@ -117,8 +117,12 @@ async fn hear(client: &TcpStream, upstream: &TcpStream, hello: &[u8], patience: 
             let rest = bytes.get(written..).unwrap_or_default();
             answered = Some((Answer::of(bytes), written as u64, rest.to_vec()));
         });
-        let handed =
-            |moved, to_client| Handed { to_upstream: unsent.to_vec(), to_client, moved: (sent, moved) };
+        let handed = |moved, to_client| Handed {
+            to_upstream: unsent.to_vec(),
+            to_client,
+            moved: (sent, moved),
+            ended: [false; 2],
+        };
         match (read, answered, gone) {
             (_, Some((answer, moved, rest)), _) => return Heard::Answered(answer, handed(moved, rest)),
             // The kernel tells of a reset once, so what reading says after that is no FIN.

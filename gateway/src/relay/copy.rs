@@ -19,7 +19,7 @@ thread_local! {
 pub(super) fn turn(from: &TcpStream, to: &TcpStream, moved: &Cell<u64>) -> Result<Turn, Failed> {
     let mut pushed = Ok(Turn::End);
     let read = read(from, BUFFER, |bytes| {
-        pushed = push(to, bytes, moved).map(|rest| match rest {
+        pushed = push(to, bytes, moved).map_err(Failed::Write).map(|rest| match rest {
             [] => Turn::Moved(bytes.len()),
             rest => Turn::Left(Rest::Bytes(rest.to_vec())),
         });
@@ -55,14 +55,14 @@ pub fn read(from: &TcpStream, most: usize, take: impl FnOnce(&[u8])) -> io::Resu
 
 /// Writes bytes that were read before.
 pub(super) fn write(to: &TcpStream, mut bytes: Vec<u8>, moved: &Cell<u64>) -> Result<Turn, Failed> {
-    let left = push(to, &bytes, moved)?.len();
+    let left = push(to, &bytes, moved).map_err(Failed::Write)?.len();
     let written = bytes.len() - left;
     bytes.drain(..written);
     Ok(if left == 0 { Turn::Moved(written) } else { Turn::Left(Rest::Bytes(bytes)) })
 }
 
 /// Writes as much as the receiver has room for, and gives the rest.
-fn push<'a>(to: &TcpStream, mut rest: &'a [u8], moved: &Cell<u64>) -> Result<&'a [u8], Failed> {
+pub(super) fn push<'a>(to: &TcpStream, mut rest: &'a [u8], moved: &Cell<u64>) -> io::Result<&'a [u8]> {
     while !rest.is_empty() {
         match to.try_write(rest) {
             Ok(written) => {
@@ -70,7 +70,7 @@ fn push<'a>(to: &TcpStream, mut rest: &'a [u8], moved: &Cell<u64>) -> Result<&'a
                 rest = &rest[written..];
             }
             Err(error) if error.kind() == ErrorKind::WouldBlock => break,
-            Err(error) => return Err(Failed::Write(error)),
+            Err(error) => return Err(error),
         }
     }
     Ok(rest)

@@ -7,11 +7,10 @@ use std::pin::{Pin, pin};
 use std::task::{Context, Poll, ready};
 
 use socket2::SockRef;
-use tokio::io::Interest;
 use tokio::net::TcpStream;
 
 use super::splice::Pipe;
-use super::{Between, Side, Way, copy, reset, splice};
+use super::{Between, Side, copy, reset, splice};
 
 /// Which system call ended a direction.
 #[derive(Debug)]
@@ -95,17 +94,20 @@ impl Choice {
 /// Turns that a direction has before others on this thread have theirs.
 const TURNS: usize = 16;
 
-/// The rest of a turn, on its way.
-type Writing<'a> = Pin<Box<dyn Future<Output = Result<(), Failed>> + 'a>>;
-
 /// One direction, while it lasts. What it works on is lent to it, because every idle tunnel pays for two of these.
 pub(super) struct Pump<'a> {
     sender: Side,
     choice: Choice,
     /// The FIN is passed on, or the receiver is gone.
     ended: bool,
-    /// What is being written. Few directions ever wait for their receiver, so it is boxed.
-    left: Option<Writing<'a>>,
+    /// The rest of a turn, being written. Few directions ever wait for their receiver, so it is boxed.
+    left: Option<Box<Left<'a>>>,
+}
+
+/// The rest of a turn, and a look at its sender: one that resets meanwhile would otherwise go unseen.
+struct Left<'a> {
+    rest: Rest,
+    reset: Pin<Box<dyn Future<Output = io::Error> + 'a>>,
 }
 
 impl<'a> Pump<'a> {
@@ -117,12 +119,12 @@ impl<'a> Pump<'a> {
         self.ended
     }
 
-    /// Writes what was read before the relay took over.
-    pub(super) fn begin(&mut self, between: Between<'a>, first: Vec<u8>) -> Result<(), Error> {
+    /// Writes what was read before, and goes on after that, unless the direction has ended.
+    pub(super) fn begin(&mut self, between: Between<'a>, first: Vec<u8>, ended: bool) -> Result<(), Error> {
         let (_, to, moved) = between.way(self.sender);
         let turn = copy::write(to, first, moved);
         let settled = self.settle(turn, between).map(drop);
-        self.ended = settled.is_err();
+        self.ended = ended || settled.is_err();
         settled
     }
 
@@ -143,7 +145,7 @@ impl<'a> Pump<'a> {
         let (from, to, moved) = between.way(self.sender);
         for _ in 0..TURNS {
             if let Some(left) = &mut self.left {
-                ready!(left.as_mut().poll(cx)).map_err(|failed| failed.of(self.sender))?;
+                ready!(left.poll(to, moved, cx)).map_err(|failed| failed.of(self.sender))?;
                 self.left = None;
             }
             let turn = match self.choice.splicing {
@@ -168,6 +170,13 @@ impl<'a> Pump<'a> {
         Poll::Pending
     }
 
+    /// Takes out what was read and is not written.
+    pub(super) fn take_left(&mut self) -> Result<Vec<u8>, super::Error> {
+        let sender = self.sender;
+        let bytes = self.left.take().map_or(Ok(Vec::new()), |left| left.rest.into_bytes());
+        bytes.map_err(|source| super::Error::Broken { side: sender, source })
+    }
+
     fn settle(&mut self, turn: Result<Turn, Failed>, between: Between<'a>) -> Result<Next, Error> {
         match turn {
             Ok(Turn::Moved(bytes)) => {
@@ -176,7 +185,8 @@ impl<'a> Pump<'a> {
             }
             Ok(Turn::Left(rest)) => {
                 between.meter.note_engine(self.choice.splicing);
-                self.left = Some(Box::pin(write_out(rest, between.way(self.sender))));
+                let (from, ..) = between.way(self.sender);
+                self.left = Some(Box::new(Left { rest, reset: Box::pin(reset(from)) }));
             }
             Ok(Turn::Refused) => self.choice.refused(),
             Ok(Turn::Empty) => return Ok(Next::Wait),
@@ -202,44 +212,38 @@ fn finish(to: &TcpStream) -> io::Result<()> {
     }
 }
 
-/// Writes what the receiver had no room for. A sender that resets meanwhile would otherwise go unseen.
-async fn write_out(rest: Rest, (from, to, moved): Way<'_>) -> Result<(), Failed> {
-    tokio::select! {
-        result = rest.write(to, moved) => result.map_err(Failed::Write),
-        error = reset(from) => Err(Failed::Read(error)),
+impl Left<'_> {
+    fn poll(&mut self, to: &TcpStream, moved: &Cell<u64>, cx: &mut Context<'_>) -> Poll<Result<(), Failed>> {
+        while !self.rest.push(to, moved).map_err(Failed::Write)? {
+            match to.poll_write_ready(cx) {
+                Poll::Ready(result) => result.map_err(Failed::Write)?,
+                Poll::Pending => return self.reset.as_mut().poll(cx).map(|error| Err(Failed::Read(error))),
+            }
+        }
+        Poll::Ready(Ok(()))
     }
 }
 
 impl Rest {
-    /// Writes all of it, waiting for room as often as need be.
-    async fn write(self, to: &TcpStream, moved: &Cell<u64>) -> io::Result<()> {
+    /// Writes as much as the receiver has room for; true when that was all.
+    fn push(&mut self, to: &TcpStream, moved: &Cell<u64>) -> io::Result<bool> {
         match self {
-            Self::Bytes(bytes) => write_all(to, &bytes, moved).await,
-            Self::Piped(mut pipe) => {
-                while !pipe.drain(to, moved)? {
-                    to.ready(Interest::WRITABLE).await?;
-                }
-                Ok(())
+            Self::Bytes(bytes) => {
+                let left = copy::push(to, bytes, moved)?.len();
+                bytes.drain(..bytes.len() - left);
+                Ok(left == 0)
             }
+            Self::Piped(pipe) => pipe.drain(to, moved),
         }
     }
-}
 
-/// Writes all of it, waiting for room as often as need be.
-async fn write_all(to: &TcpStream, mut rest: &[u8], moved: &Cell<u64>) -> io::Result<()> {
-    while !rest.is_empty() {
-        match to.try_write(rest) {
-            Ok(written) => {
-                moved.set(moved.get() + written as u64);
-                rest = &rest[written..];
-            }
-            Err(error) if error.kind() == ErrorKind::WouldBlock => {
-                to.ready(Interest::WRITABLE).await?;
-            }
-            Err(error) => return Err(error),
+    /// The bytes, wherever they are.
+    fn into_bytes(self) -> io::Result<Vec<u8>> {
+        match self {
+            Self::Bytes(bytes) => Ok(bytes),
+            Self::Piped(pipe) => pipe.into_bytes(),
         }
     }
-    Ok(())
 }
 
 #[cfg(test)]

@@ -87,6 +87,21 @@ impl Pipe {
     }
 }
 
+impl Pipe {
+    /// Takes out what is in it.
+    pub(super) fn into_bytes(mut self) -> io::Result<Vec<u8>> {
+        let mut bytes = vec![0; self.filled];
+        while let Some(ends) = self.ends.as_ref().filter(|_| self.filled > 0) {
+            let begin = bytes.len() - self.filled;
+            match rustix::io::read(&ends.read, bytes.get_mut(begin..).unwrap_or_default())? {
+                0 => return Err(ErrorKind::UnexpectedEof.into()),
+                read => self.filled -= read,
+            }
+        }
+        Ok(bytes)
+    }
+}
+
 impl Drop for Pipe {
     fn drop(&mut self) {
         match self.ends.take() {

@@ -189,6 +189,12 @@ impl Cluster {
         })
     }
 
+    /// Takes one, whether the cluster may have it or not.
+    pub(super) fn extra_slot(&self) -> Slot {
+        self.stats.active.fetch_add(1, Relaxed);
+        Slot(Arc::clone(&self.stats))
+    }
+
     /// Takes one of the connections that the cluster may have, or `None` when all are taken.
     pub(super) fn slot(&self) -> Option<Slot> {
         let limit = self.config.max_connections.map_or(usize::MAX, |limit| limit as usize);

@@ -134,8 +134,11 @@ pub async fn http(address: SocketAddr, method: &str, path: &str, body: &str) -> 
     stream.write_all(request.as_bytes()).await.unwrap();
     let mut answer = String::new();
     stream.read_to_string(&mut answer).await.unwrap();
-    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
-    (head[9..12].parse().unwrap(), body.to_owned())
+    match answer.split_once("\r\n\r\n") {
+        Some((head, body)) => (head[9..12].parse().unwrap(), body.to_owned()),
+        // A process that ends lets go of what it was asked.
+        None => (0, String::new()),
+    }
 }
 
 /// `eastgate run` as its own process.
@@ -155,7 +158,10 @@ impl Eastgate {
     /// The same by a command that becomes the program, such as one that makes another file system for it first.
     pub async fn start_by(mut command: Command, arguments: &[&str], settings: &[(&str, String)]) -> Self {
         command.args(["run", "--admin", "127.0.0.1:0", "--readiness", "", "--access-log", ""]);
-        command.args(["--threads", "1"]).args(arguments).env("NO_COLOR", "1");
+        if !arguments.contains(&"--threads") {
+            command.args(["--threads", "1"]);
+        }
+        command.args(arguments).env("NO_COLOR", "1");
         command.env("EASTGATE_XDS_COALESCE", "10ms").env("INSTANCE_IP", "127.0.0.9");
         command.env("EASTGATE_LOG_LEVEL", "info,eastgate=debug");
         command.envs(settings.iter().map(|(name, value)| (name, value)));
@@ -173,9 +179,14 @@ impl Eastgate {
     pub async fn listening(&self, listener: &str) -> SocketAddr {
         self.until("/ready", |text| text.starts_with("LIVE")).await;
         let bound =
-            |text: &str| serde_json::from_str::<Value>(text).unwrap()[listener].as_str().map(str::to_owned);
+            |text: &str| Some(serde_json::from_str::<Value>(text).ok()?[listener].as_str()?.to_owned());
         let text = self.until("/listeners?format=json", |text| bound(text).is_some()).await;
         bound(&text).unwrap().parse().unwrap()
+    }
+
+    /// Waits until a line of its log is as wanted.
+    pub async fn logged(&self, what: &str) -> String {
+        logged(&self.log, what, |line| line.contains(what)).await
     }
 
     pub async fn admin(&self, path: &str) -> String {
@@ -209,9 +220,14 @@ impl Eastgate {
         self.until("/stats/prometheus", |text| wanted(value(text, name))).await;
     }
 
+    /// Its process number.
+    pub fn pid(&self) -> String {
+        self.process.0.id().to_string()
+    }
+
     /// Sends it a signal, such as `TERM`.
     pub fn signal(&self, name: &str) {
-        let pid = self.process.0.id().to_string();
+        let pid = self.pid();
         let status = Command::new("kill").args(["-s", name, &pid]).status().unwrap();
         assert!(status.success(), "kill -s {name} {pid}");
     }
