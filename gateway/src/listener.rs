@@ -190,6 +190,7 @@ impl Listener {
                     &Resolutions::new(),
                     known,
                     Instant::now(),
+                    &table.process,
                 )
             }
         }

@@ -123,7 +123,7 @@ fn rules_and_limits_are_shown_with_what_they_said() {
         permissions: vec![Permission::Any],
         principals: vec![Principal::RemoteIp(inside)],
     };
-    guarded.options.rbac = vec![Rbac { action: Action::Allow, policies: vec![policy] }];
+    guarded.options.rbac = vec![Arc::new(Rbac { action: Action::Allow, policies: vec![policy] })];
     guarded.options.connection_limit = Some(ConnectionLimit { max_connections: 5, delay: Duration::ZERO });
     guarded.options.rate_limit = Some(RateLimit {
         max_tokens: 10,
@@ -190,7 +190,7 @@ fn chains() -> impl Strategy<Value = Vec<FilterChain>> {
             let principals = vec![Principal::RemoteIp(inside)];
             let policies = vec![Policy { name: "p".into(), permissions: vec![Permission::Any], principals }];
             let action = if deny { Action::Deny } else { Action::Allow };
-            chain.options.rbac = vec![Rbac { action, policies }];
+            chain.options.rbac = vec![Arc::new(Rbac { action, policies })];
         }
         chain.options.connection_limit =
             limit.map(|max_connections| ConnectionLimit { max_connections, delay: Duration::ZERO });
