@@ -52,6 +52,22 @@ pub struct Keepalive {
     pub probes: u32,
 }
 
+/// How many retries may be under way at once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RetryBudget {
+    /// For so many of a hundred connections.
+    pub percent: u32,
+    /// And never fewer than these.
+    pub min_concurrency: u32,
+}
+
+impl Default for RetryBudget {
+    fn default() -> Self {
+        Self { percent: 20, min_concurrency: 3 }
+    }
+}
+
 /// A named group of endpoints.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Cluster {
@@ -79,6 +95,15 @@ pub struct Cluster {
     /// The most connections in their second or later attempt.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_retries: Option<u32>,
+    /// The share of connections that may be in their second or later attempt; goes before `max_retries`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub retry_budget: Option<RetryBudget>,
+    /// The most open connections of each endpoint.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_connections_per_endpoint: Option<u32>,
+    /// Where connections come from: the first that is of the endpoint's family; none: as the process's settings say.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub source_addresses: Vec<IpAddr>,
     /// When an endpoint that fails is left out.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub outlier_detection: Option<OutlierDetection>,
@@ -316,6 +341,9 @@ impl Cluster {
             dns: None,
             max_pending_connections: None,
             max_retries: None,
+            retry_budget: None,
+            max_connections_per_endpoint: None,
+            source_addresses: Vec::new(),
             outlier_detection: None,
             health_checks: Vec::new(),
             panic_threshold: None,

@@ -26,12 +26,13 @@ use crate::closing::{self, Closed, Closing};
 use crate::control_plane::{self, Handle};
 use crate::dns;
 use crate::drain::Leaving;
-use crate::gate::Gate;
+use crate::gate::{Gate, PerClient};
 use crate::listener::Shared;
 use crate::metrics::Metrics;
 use crate::open;
 use crate::publish::Publisher;
 use crate::readiness::{Readiness, Wait};
+use crate::shed;
 use crate::source::{certificates, files, kubernetes, upstream_tls, vm, xds};
 use crate::table::Table;
 use crate::tls::client::Known;
@@ -113,11 +114,20 @@ impl App {
             metrics: metrics.clone(),
             access_log,
             hellos: Gate::new(settings.limits.max_pending_hellos),
+            per_client: PerClient::new(settings.limits.max_connections_per_client),
             mesh: Arc::clone(&mesh),
             clients: Clients::new(known),
         };
 
         let mut tasks = JoinSet::new();
+        if !settings.relay.shed.idle.is_zero() {
+            let rules = settings.relay.shed.clone();
+            let shedding = shed::run(open.clone(), Arc::clone(&table), rules, metrics.shed.clone());
+            tasks.spawn(async move {
+                shedding.await;
+                Ok(())
+            });
+        }
         if let Some(directory) = settings.tls.certs_dir.clone() {
             let following = certificates::follow(directory, Arc::clone(&mesh), metrics.tls.clone());
             tasks.spawn(async move { Ok(following.await?) });

@@ -31,6 +31,7 @@ pub mod gate;
 pub mod kubernetes;
 pub mod metrics;
 pub mod readiness;
+pub mod shed;
 pub mod signals;
 pub mod telemetry;
 

@@ -44,6 +44,8 @@ pub struct Metrics {
     pub tls: Tls,
     /// Records of the access log that were lost because its writer was behind.
     pub access_log_dropped: IntCounter,
+    /// Connections taken from endpoints that had more than their share.
+    pub shed: IntCounter,
     /// Whether `/ready` says yes.
     pub ready: IntGauge,
 }
@@ -109,6 +111,10 @@ impl Metrics {
             dns: Dns::new(&made)?,
             tls: Tls::new(&made)?,
             access_log_dropped: made.counter("access_log_dropped_total", "Access-log records lost")?,
+            shed: made.counter(
+                "upstream_shed_total",
+                "Connections taken from endpoints that had more than their share",
+            )?,
             ready: made.gauge("ready", "1 when /ready says yes")?,
             registry,
             described,

@@ -63,6 +63,9 @@ pub enum End {
     /// The gateway leaves, and has waited for as long as it may.
     #[error("the gateway leaves, and the connection did not end in time (drain.timeout)")]
     Late,
+    /// Its endpoint has more than its share, and nothing was moved for a while.
+    #[error("its endpoint has more connections than its share, and the connection was idle (relay.shed)")]
+    Surplus,
     /// An operator wanted it.
     #[error("an operator closed the connection")]
     Operator,

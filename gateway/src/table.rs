@@ -64,6 +64,8 @@ pub struct Routed {
     pub idle_timeout: Option<Duration>,
     /// How old it may become, where the chain says.
     pub max_duration: Option<Duration>,
+    /// And up to so many percent older, where the chain says.
+    pub max_duration_jitter: Option<u32>,
     /// How many endpoints may be tried, where the chain says.
     pub connect_attempts: Option<u32>,
     /// What is hashed where the cluster's policy hashes.
@@ -243,6 +245,7 @@ impl Table {
             rewritten: taken.rewritten,
             idle_timeout: chain.idle_timeout,
             max_duration: chain.options.max_connection_duration,
+            max_duration_jitter: chain.options.max_duration_jitter_percent,
             connect_attempts: chain.options.max_connect_attempts,
             hash_policy: chain.options.hash_policy,
             limits: taken.limits,

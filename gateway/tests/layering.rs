@@ -24,7 +24,7 @@ const ROWS: &[&[&str]] = &[
     ],
     &["upstream", "access_log", "inspect", "tls"],
     &["open", "table"],
-    &["closing", "listener"],
+    &["closing", "shed", "listener"],
     &["connection", "publish"],
     &["accept", "source", "dns", "admin", "restart", "hello_command", "xds_command"],
     &["app", "register", "explain_command"],

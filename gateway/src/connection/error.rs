@@ -1,6 +1,7 @@
 //! Why a connection did not end in the ordinary way: for the log, for the metric, and for the client.
 
 use crate::client_hello::{Alert, Refusal};
+use crate::gate;
 use crate::inspect;
 use crate::open;
 use crate::relay::{self, Side};
@@ -15,6 +16,9 @@ pub enum Error {
     /// Too many clients are still sending their ClientHello.
     #[error("{0} ClientHellos are pending (limits.max_pending_hellos)")]
     Pending(usize),
+    /// The client has as many connections as it may.
+    #[error(transparent)]
+    ClientFull(#[from] gate::Full),
     /// More connections came in a time than the listener or its chain takes.
     #[error("connections come faster than the rate limit allows (local_ratelimit)")]
     TooFast,
@@ -74,13 +78,13 @@ impl Error {
             Self::Beginning(inspect::Error::Hello(Refusal::ClosedEarly { .. } | Refusal::ClosedUnused))
             | Self::ClientLeft => "DC",
             Self::Beginning(_) => "DPE",
-            Self::Pending(_) | Self::TooMany { .. } => "OM",
+            Self::Pending(_) | Self::TooMany { .. } | Self::ClientFull(_) => "OM",
             Self::TooFast => "RL",
             Self::Route(table::Error::NoCluster { .. }) => "NC",
             Self::Route(table::Error::Denied { .. }) => "UAEX",
             Self::Route(_) => "NR",
             Self::Upstream(upstream::Error::NoEndpoint(_)) => "UH",
-            Self::Upstream(upstream::Error::Overflow { .. }) => "UO",
+            Self::Upstream(upstream::Error::Overflow { .. } | upstream::Error::EndpointsFull(_)) => "UO",
             Self::Upstream(upstream::Error::Connect { .. } | upstream::Error::NoOther(_)) => "UF",
             Self::Tls(tls::Error::Stranger { side: Side::Client, .. }) => "UAEX",
             Self::Tls(
@@ -93,7 +97,7 @@ impl Error {
             Self::Relay(relay::Error::Broken { side: Side::Upstream, .. }) => "UC",
             Self::Relay(relay::Error::Idle(_)) => "SI",
             Self::Relay(relay::Error::Expired(_)) => "DT",
-            Self::Ended(open::End::Idle | open::End::Late | open::End::Operator) => "LR",
+            Self::Ended(open::End::Idle | open::End::Late | open::End::Surplus | open::End::Operator) => "LR",
         }
     }
 
@@ -107,6 +111,7 @@ impl Error {
             | Self::Pending(_)
             | Self::TooFast
             | Self::TooMany { .. }
+            | Self::ClientFull(_)
             | Self::Tls(tls::Error::NoCredentials | tls::Error::NoName | tls::Error::Unfit(_))
             | Self::Ended(_)
             | Self::Relay(relay::Error::Expired(_)) => Fault::Gateway,
@@ -139,6 +144,7 @@ impl Error {
             Self::Pending(_)
             | Self::TooFast
             | Self::TooMany { .. }
+            | Self::ClientFull(_)
             | Self::Route(table::Error::NoCluster { .. })
             | Self::Upstream(_) => Some(Alert::InternalError),
         }

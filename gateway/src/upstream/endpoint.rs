@@ -25,6 +25,8 @@ pub struct Endpoint {
     pub locality: Arc<Locality>,
     /// The pod behind it, if the source said; else empty.
     pub workload: Arc<str>,
+    /// Other addresses of the same workload, to be raced against the first.
+    pub additional: Box<[SocketAddr]>,
     /// What is counted about it. The one thing that outlives a table, carried over by cluster and address.
     pub stats: Arc<Stats>,
 }
@@ -59,6 +61,7 @@ pub struct Stats {
     /// The reasons it is out for, a bit each. What is set here counts at the next pick; see [`super::Cluster::rebalance`].
     out: AtomicU8,
     active: AtomicU32,
+    connecting: AtomicU32,
     connected: AtomicU64,
     refused: AtomicU64,
     timed_out: AtomicU64,
@@ -73,6 +76,7 @@ impl Stats {
             first_seen: now,
             out: AtomicU8::default(),
             active: AtomicU32::default(),
+            connecting: AtomicU32::default(),
             connected: AtomicU64::default(),
             refused: AtomicU64::default(),
             timed_out: AtomicU64::default(),
@@ -111,6 +115,11 @@ impl Stats {
         self.active.load(Relaxed)
     }
 
+    /// Those of them that are not established yet.
+    pub fn connecting(&self) -> u32 {
+        self.connecting.load(Relaxed)
+    }
+
     /// Connections established so far.
     pub fn connected(&self) -> u64 {
         self.connected.load(Relaxed)
@@ -143,16 +152,35 @@ impl Stats {
 #[derive(Debug)]
 pub struct InUse {
     endpoint: Arc<Endpoint>,
+    connecting: bool,
 }
 
 impl InUse {
-    pub(super) fn new(endpoint: Arc<Endpoint>) -> Self {
-        endpoint.stats.active.fetch_add(1, Relaxed);
-        Self { endpoint }
+    /// Begins to connect to it, unless so many connections are open already, or so many of them not answered; 0 is no
+    /// limit.
+    pub(super) fn take(endpoint: &Arc<Endpoint>, most: u32, most_connecting: u32) -> Option<Self> {
+        let below = |count: u32, limit: u32| limit == 0 || count < limit;
+        // Counted first, so that what goes too far takes itself back by its drop.
+        let active = endpoint.stats.active.fetch_add(1, Relaxed);
+        let connecting = endpoint.stats.connecting.fetch_add(1, Relaxed);
+        let taken = Self { endpoint: Arc::clone(endpoint), connecting: true };
+        (below(active, most) && below(connecting, most_connecting)).then_some(taken)
+    }
+
+    /// The connection is established.
+    pub(super) fn connected(mut self) -> Self {
+        self.connecting = false;
+        self.endpoint.stats.connecting.fetch_sub(1, Relaxed);
+        self
     }
 
     /// The endpoint.
     pub fn endpoint(&self) -> &Endpoint {
+        &self.endpoint
+    }
+
+    /// The same, to be kept.
+    pub(super) fn shared(&self) -> &Arc<Endpoint> {
         &self.endpoint
     }
 }
@@ -160,6 +188,9 @@ impl InUse {
 impl Drop for InUse {
     fn drop(&mut self) {
         self.endpoint.stats.active.fetch_sub(1, Relaxed);
+        if self.connecting {
+            self.endpoint.stats.connecting.fetch_sub(1, Relaxed);
+        }
     }
 }
 

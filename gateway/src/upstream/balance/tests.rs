@@ -14,6 +14,7 @@ fn endpoint(port: u16, weight: u32, health: Health) -> Arc<Endpoint> {
         group: 0,
         locality: Arc::default(),
         workload: Arc::default(),
+        additional: Box::default(),
         stats: Arc::new(Stats::new(Instant::now())),
     })
 }
@@ -74,7 +75,7 @@ fn random_and_least_request_follow_the_weights() {
 #[test]
 fn least_request_prefers_the_less_busy_of_two() {
     let endpoints = [endpoint(1, 1, Health::Healthy), endpoint(2, 1, Health::Healthy)];
-    let busy: Vec<_> = (0..5).map(|_| InUse::new(Arc::clone(&endpoints[0]))).collect();
+    let busy: Vec<_> = (0..5).map(|_| InUse::take(&endpoints[0], 0, 0)).collect();
     let balancer = balancer(Policy::LeastRequest, &endpoints);
     let counts = spread(&balancer, 4_000);
     // The busy one is taken only when both draws name it: one time in four.
