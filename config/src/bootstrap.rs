@@ -20,12 +20,14 @@ pub mod envoy;
 mod keys;
 mod kubernetes;
 mod layers;
+mod upstream;
 mod vm;
 pub mod xds;
 pub use dns::Dns;
 pub use keys::{KEYS, Key};
 pub use kubernetes::Kubernetes;
 pub use layers::{Error, Layers};
+pub use upstream::UpstreamDns;
 pub use vm::Vm;
 pub use xds::Xds;
 
@@ -184,6 +186,7 @@ pub struct Upstream {
     pub connect_attempts: u32,
     #[serde(with = "duration::text")]
     pub answer_timeout: Duration,
+    pub dns: UpstreamDns,
     #[serde(with = "duration::text")]
     pub connect_deadline: Duration,
     pub hedge: Hedge,
@@ -232,6 +235,7 @@ impl Default for Upstream {
             max_connections_per_endpoint: 0,
             max_connects_per_endpoint: 1000,
             hold_empty: Duration::from_secs(5),
+            dns: UpstreamDns::default(),
         }
     }
 }
@@ -436,6 +440,7 @@ impl Settings {
         self.xds.validate()?;
         self.source.kubernetes.validate()?;
         self.dns.validate()?;
+        self.upstream.dns.validate()?;
         let sources = [
             ("source.mesh_dir (--mesh-dir)", self.source.mesh_dir.is_some()),
             ("source.xds_file (--xds-file)", self.source.xds_file.is_some()),

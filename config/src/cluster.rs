@@ -325,8 +325,10 @@ impl Skipped {
 impl Cluster {
     /// The addresses that a DNS name of an endpoint stands for in this cluster.
     pub fn resolve(&self, host: &str, resolved: &Resolutions) -> impl Iterator<Item = IpAddr> {
-        let family = self.dns.as_ref().map_or(DnsFamily::All, |dns| dns.family);
-        family.choose(resolved.get(host).map_or(&[], Vec::as_slice))
+        let dns = self.dns.as_ref();
+        let family = dns.map_or(DnsFamily::All, |dns| dns.family);
+        let most = if dns.is_some_and(|dns| dns.logical) { 1 } else { usize::MAX };
+        family.choose(resolved.get(host).map_or(&[], Vec::as_slice)).take(most)
     }
 
     /// A cluster of this name with every default and these endpoints in one unnamed locality.
@@ -387,6 +389,11 @@ mod tests {
             cluster.dns = Some(Dns { logical: false, refresh: Duration::ZERO, respect_ttl: false, family });
             let stands_for = |host| cluster.resolve(host, &resolved).collect::<Vec<_>>();
             assert_eq!(["both", "old", "new"].map(stands_for), wanted, "{family:?}");
+            let mut logical = cluster.clone();
+            logical.dns = cluster.dns.clone().map(|dns| Dns { logical: true, ..dns });
+            let first = |host| logical.resolve(host, &resolved).collect::<Vec<_>>();
+            let wanted = wanted.map(|all| all.into_iter().take(1).collect::<Vec<IpAddr>>());
+            assert_eq!(["both", "old", "new"].map(first), wanted);
             assert!(stands_for("unknown").is_empty());
         }
     }

@@ -135,7 +135,7 @@ impl App {
         let (published, tables) = watch::channel(table.load_full());
         let (snapshot_sender, snapshots) = watch::channel(None);
         let (xds, node) = source(&mut tasks, &settings, &metrics, (&readiness, &mesh), snapshot_sender)?;
-        control(&mut tasks, &metrics, Arc::clone(&table), (snapshots, published), known_sender);
+        control(&mut tasks, (&settings, &metrics), Arc::clone(&table), (snapshots, published), known_sender);
         let (bound_sender, bound) = watch::channel(BTreeMap::new());
         let stop_accepting = watch::Sender::new(false);
         let dns = dns::start(&mut tasks, &settings.dns, tables.clone(), &metrics.dns, &readiness).await?;
@@ -344,19 +344,16 @@ fn source(
 /// The control side: source → publisher ← resolver, and publisher → files of TLS.
 fn control(
     tasks: &mut JoinSet<anyhow::Result<()>>,
-    metrics: &Metrics,
+    (settings, metrics): (&Settings, &Metrics),
     table: Arc<ArcSwap<Table>>,
     (snapshots, published): (watch::Receiver<Option<Arc<Snapshot>>>, watch::Sender<Arc<Table>>),
     known: watch::Sender<Arc<Known>>,
 ) {
     let (wanted, wanted_names) = watch::channel(Default::default());
     let (resolved_sender, resolved) = watch::channel(Default::default());
-    let mut system = resolve::System::new("/etc/resolv.conf");
-    if let Err(error) = system.resolver() {
-        tracing::warn!("{error}; until then endpoints that are given by a DNS name have no address");
-    }
+    let (dns, counted) = (settings.upstream.dns.clone(), metrics.resolve.clone());
     tasks.spawn(async move {
-        resolve::run(system, wanted_names, resolved_sender).await;
+        resolve::run(dns, wanted_names, resolved_sender, counted).await;
         Ok(())
     });
     let (tls, spoken) = watch::channel(Default::default());

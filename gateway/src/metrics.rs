@@ -14,11 +14,13 @@ mod downstream;
 pub mod family;
 mod kubernetes;
 pub mod per_thread;
+mod resolve;
 mod tls;
 mod xds;
 pub use dns::Dns;
 pub use downstream::{Downstream, Listener, OpenConnection};
 pub use kubernetes::Kubernetes;
+pub use resolve::Resolve;
 pub use tls::Tls;
 pub use xds::{Xds, timestamp};
 
@@ -40,6 +42,8 @@ pub struct Metrics {
     pub kubernetes: Kubernetes,
     /// DNS.
     pub dns: Dns,
+    /// Look-ups of endpoints' names.
+    pub resolve: Resolve,
     /// The process's own end of the mesh's TLS.
     pub tls: Tls,
     /// Records of the access log that were lost because its writer was behind.
@@ -109,6 +113,7 @@ impl Metrics {
             xds: Xds::new(&made)?,
             kubernetes: Kubernetes::new(&made)?,
             dns: Dns::new(&made)?,
+            resolve: Resolve::new(&made)?,
             tls: Tls::new(&made)?,
             access_log_dropped: made.counter("access_log_dropped_total", "Access-log records lost")?,
             shed: made.counter(

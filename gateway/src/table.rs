@@ -3,7 +3,7 @@
 //! A table is never changed: the one writer builds the next and swaps it in whole, so a connection sees one push or
 //! the other and never a part of each. What did not change is the same `Arc` in both.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -16,6 +16,7 @@ use imbl::ordmap::DiffItem;
 
 use crate::upstream::Cluster;
 use crate::upstream::cluster::Resolutions;
+use crate::upstream::resolve::Wanted;
 
 mod listener;
 mod server_names;
@@ -179,10 +180,15 @@ impl Table {
         self.clusters.values()
     }
 
-    /// Every DNS name that an endpoint is given by.
-    pub fn dns_names(&self) -> BTreeSet<String> {
+    /// Every DNS name that an endpoint is given by, and how it is to be looked up.
+    pub fn dns_names(&self) -> BTreeMap<String, Wanted> {
+        let mut names: BTreeMap<String, Wanted> = BTreeMap::new();
         let clusters = self.by_dns.iter().filter_map(|name| self.clusters.get(name));
-        clusters.flat_map(|cluster| cluster.names()).map(str::to_owned).collect()
+        for (name, wanted) in clusters.flat_map(|cluster| cluster.names()) {
+            let known = names.get(name).map_or(wanted, |known| known.and(wanted));
+            names.insert(name.to_owned(), known);
+        }
+        names
     }
 
     /// Every kind of TLS that the gateway itself speaks to endpoints.

@@ -17,6 +17,7 @@ use super::balance::Balancer;
 use super::connect_time::ConnectTime;
 use super::endpoint::{self, Endpoint};
 use super::health::{Alarm, Outcome};
+use super::resolve::Wanted;
 use super::{Error, retry};
 
 /// A cluster that the data path connects through.
@@ -215,10 +216,11 @@ impl Cluster {
         self.has_names
     }
 
-    /// The DNS names that endpoints are given by.
-    pub fn names(&self) -> impl Iterator<Item = &str> {
-        self.config.endpoints().filter_map(|endpoint| match &endpoint.address {
-            Address::Dns { host, .. } => Some(host.as_str()),
+    /// The DNS names that endpoints are given by, and how they are to be looked up.
+    pub fn names(&self) -> impl Iterator<Item = (&str, Wanted)> {
+        let wanted = Wanted::new(self.config.dns.as_ref());
+        self.config.endpoints().filter_map(move |endpoint| match &endpoint.address {
+            Address::Dns { host, .. } => Some((host.as_str(), wanted)),
             Address::Socket(_) => None,
         })
     }
