@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::cidr::Cidr;
-use crate::cluster::{DEFAULT_CONNECT_TIMEOUT, Keepalive};
+use crate::cluster::{DEFAULT_CONNECT_TIMEOUT, Keepalive, RetryBudget};
 use crate::duration;
 use crate::xds::{ExtraType, NAME_TABLE};
 
@@ -23,6 +23,7 @@ mod keys;
 mod kubernetes;
 mod layers;
 mod removal;
+mod upstream;
 mod vm;
 pub mod xds;
 pub use dns::Dns;
@@ -31,6 +32,7 @@ pub use keys::{KEYS, Key};
 pub use kubernetes::Kubernetes;
 pub use layers::{Error, Layers};
 pub use removal::Removal;
+pub use upstream::UpstreamDns;
 pub use vm::Vm;
 pub use xds::Xds;
 
@@ -202,6 +204,37 @@ pub struct Upstream {
     pub answer_timeout: Duration,
     pub peak_ewma: bool,
     pub hash_by: HashBy,
+    pub dns: UpstreamDns,
+    #[serde(with = "duration::text")]
+    pub connect_deadline: Duration,
+    pub hedge: Hedge,
+    #[serde(with = "duration::text")]
+    pub retry_backoff: Duration,
+    pub retry_budget: RetryBudget,
+    pub source_addresses: Vec<IpAddr>,
+    pub max_connections_per_endpoint: u32,
+    pub max_connects_per_endpoint: u32,
+    #[serde(with = "duration::text")]
+    pub hold_empty: Duration,
+}
+
+/// When a second endpoint is tried beside one that is silent.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+#[allow(missing_docs, reason = "KEYS says what each means")]
+pub struct Hedge {
+    pub on: bool,
+    #[serde(with = "duration::text")]
+    pub floor: Duration,
+    #[serde(with = "duration::text")]
+    pub ceiling: Duration,
+}
+
+impl Default for Hedge {
+    fn default() -> Self {
+        // A lost SYN is sent again by the kernel after a second, so waiting longer gains nothing.
+        Self { on: true, floor: Duration::from_millis(10), ceiling: Duration::from_secs(1) }
+    }
 }
 
 impl Default for Upstream {
@@ -214,6 +247,15 @@ impl Default for Upstream {
             answer_timeout,
             peak_ewma: false,
             hash_by: HashBy::SourceIp,
+            connect_deadline: Duration::from_secs(15),
+            hedge: Hedge::default(),
+            retry_backoff: Duration::from_millis(25),
+            retry_budget: RetryBudget::default(),
+            source_addresses: Vec::new(),
+            max_connections_per_endpoint: 0,
+            max_connects_per_endpoint: 1000,
+            hold_empty: Duration::from_secs(5),
+            dns: UpstreamDns::default(),
         }
     }
 }
@@ -238,6 +280,26 @@ pub struct Relay {
     pub idle_timeout: Duration,
     pub keepalive: Keepalive,
     pub max_pipes: usize,
+    #[serde(with = "duration::text")]
+    pub max_duration: Duration,
+    pub max_duration_jitter: u32,
+    pub shed: Shed,
+}
+
+/// When idle connections are taken from endpoints that have more than their share.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+#[allow(missing_docs, reason = "KEYS says what each means")]
+pub struct Shed {
+    #[serde(with = "duration::text")]
+    pub idle: Duration,
+    pub tolerance_percent: u32,
+}
+
+impl Default for Shed {
+    fn default() -> Self {
+        Self { idle: Duration::ZERO, tolerance_percent: 25 }
+    }
 }
 
 /// Pipes of a data thread where nothing else is set: 16 MiB of the 64 that an unprivileged user has.
@@ -248,7 +310,14 @@ impl Default for Relay {
         // Network load balancers forget a silent connection after 350 s at the least; probes come well before that.
         let keepalive =
             Keepalive { time: Duration::from_secs(60), interval: Duration::from_secs(10), probes: 6 };
-        Self { idle_timeout: Duration::from_secs(3600), keepalive, max_pipes: DEFAULT_MAX_PIPES }
+        Self {
+            idle_timeout: Duration::from_secs(3600),
+            keepalive,
+            max_pipes: DEFAULT_MAX_PIPES,
+            max_duration: Duration::ZERO,
+            max_duration_jitter: 10,
+            shed: Shed::default(),
+        }
     }
 }
 
@@ -264,6 +333,7 @@ pub struct Limits {
     pub memory_bytes: u64,
     pub memory_pause_percent: u8,
     pub memory_shed_percent: u8,
+    pub max_connections_per_client: u32,
 }
 
 impl Default for Limits {
@@ -271,6 +341,7 @@ impl Default for Limits {
         Self {
             max_connections: 0,
             max_pending_hellos: 10_000,
+            max_connections_per_client: 0,
             accept_rate: 0,
             reserved_files: 128,
             memory_bytes: 0,
@@ -407,6 +478,18 @@ impl Settings {
         if self.upstream.connect_timeout.is_zero() {
             return wrong("upstream.connect_timeout", "give a duration above 0, such as 10s");
         }
+        if self.upstream.connect_deadline.is_zero() {
+            return wrong("upstream.connect_deadline", "give a duration above 0, such as 15s");
+        }
+        if self.upstream.retry_budget.percent > 100 {
+            return wrong("upstream.retry_budget.percent", "give a number from 0 to 100");
+        }
+        if self.upstream.hedge.floor > self.upstream.hedge.ceiling {
+            return wrong("upstream.hedge.floor", "give at most what upstream.hedge.ceiling says");
+        }
+        if self.relay.max_duration_jitter > 100 {
+            return wrong("relay.max_duration_jitter", "give a number from 0 to 100");
+        }
         if self.relay.idle_timeout.is_zero() {
             return wrong("relay.idle_timeout", "give a duration above 0, such as 1h");
         }
@@ -421,6 +504,7 @@ impl Settings {
         self.xds.validate()?;
         self.source.kubernetes.validate()?;
         self.dns.validate()?;
+        self.upstream.dns.validate()?;
         let sources = [
             ("source.mesh_dir (--mesh-dir)", self.source.mesh_dir.is_some()),
             ("source.xds_file (--xds-file)", self.source.xds_file.is_some()),

@@ -52,6 +52,22 @@ pub struct Keepalive {
     pub probes: u32,
 }
 
+/// How many retries may be under way at once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RetryBudget {
+    /// For so many of a hundred connections.
+    pub percent: u32,
+    /// And never fewer than these.
+    pub min_concurrency: u32,
+}
+
+impl Default for RetryBudget {
+    fn default() -> Self {
+        Self { percent: 20, min_concurrency: 3 }
+    }
+}
+
 /// A named group of endpoints.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Cluster {
@@ -82,6 +98,15 @@ pub struct Cluster {
     /// The most connections in their second or later attempt.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_retries: Option<u32>,
+    /// The share of connections that may be in their second or later attempt; goes before `max_retries`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub retry_budget: Option<RetryBudget>,
+    /// The most open connections of each endpoint.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_connections_per_endpoint: Option<u32>,
+    /// Where connections come from: the first that is of the endpoint's family; none: as the process's settings say.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub source_addresses: Vec<IpAddr>,
     /// When an endpoint that fails is left out.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub outlier_detection: Option<OutlierDetection>,
@@ -323,8 +348,10 @@ impl Skipped {
 impl Cluster {
     /// The addresses that a DNS name of an endpoint stands for in this cluster.
     pub fn resolve(&self, host: &str, resolved: &Resolutions) -> impl Iterator<Item = IpAddr> {
-        let family = self.dns.as_ref().map_or(DnsFamily::All, |dns| dns.family);
-        family.choose(resolved.get(host).map_or(&[], Vec::as_slice))
+        let dns = self.dns.as_ref();
+        let family = dns.map_or(DnsFamily::All, |dns| dns.family);
+        let most = if dns.is_some_and(|dns| dns.logical) { 1 } else { usize::MAX };
+        family.choose(resolved.get(host).map_or(&[], Vec::as_slice)).take(most)
     }
 
     /// A cluster of this name with every default and these endpoints in one unnamed locality.
@@ -340,6 +367,9 @@ impl Cluster {
             dns: None,
             max_pending_connections: None,
             max_retries: None,
+            retry_budget: None,
+            max_connections_per_endpoint: None,
+            source_addresses: Vec::new(),
             outlier_detection: None,
             health_checks: Vec::new(),
             panic_threshold: None,
@@ -384,6 +414,11 @@ mod tests {
             cluster.dns = Some(Dns { logical: false, refresh: Duration::ZERO, respect_ttl: false, family });
             let stands_for = |host| cluster.resolve(host, &resolved).collect::<Vec<_>>();
             assert_eq!(["both", "old", "new"].map(stands_for), wanted, "{family:?}");
+            let mut logical = cluster.clone();
+            logical.dns = cluster.dns.clone().map(|dns| Dns { logical: true, ..dns });
+            let first = |host| logical.resolve(host, &resolved).collect::<Vec<_>>();
+            let wanted = wanted.map(|all| all.into_iter().take(1).collect::<Vec<IpAddr>>());
+            assert_eq!(["both", "old", "new"].map(first), wanted);
             assert!(stands_for("unknown").is_empty());
         }
     }

@@ -185,6 +185,9 @@ pub struct ChainOptions {
     /// A connection is closed when it is as old as this.
     #[serde(skip_serializing_if = "Option::is_none", with = "duration::optional_text")]
     pub max_connection_duration: Option<Duration>,
+    /// And up to so many percent later, by chance.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_duration_jitter_percent: Option<u32>,
     /// What is hashed where the cluster's policy hashes.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub hash_policy: Option<HashPolicy>,

@@ -432,6 +432,7 @@ mod tests {
             mesh: Arc::default(),
             clients: crate::tls::Clients::new(watch::channel(Arc::default()).1),
             hellos: Gate::new(usize::MAX),
+            per_client: crate::gate::PerClient::new(0),
         }
     }
 

@@ -25,7 +25,7 @@ use crate::closing::{self, Closed, Closing};
 use crate::control_plane::{self, Handle};
 use crate::dns;
 use crate::drain::{Leaving, Phase};
-use crate::gate::Gate;
+use crate::gate::{Gate, PerClient};
 use crate::listener::Shared;
 use crate::metrics::Metrics;
 use crate::monitor;
@@ -34,6 +34,7 @@ use crate::overload;
 use crate::publish::Publisher;
 use crate::readiness::{Readiness, Wait};
 use crate::restart::{self, Sockets, Successor};
+use crate::shed;
 use crate::source::{certificates, files, kubernetes, upstream_tls, vm, xds};
 use crate::table::Table;
 use crate::tls::client::Known;
@@ -149,6 +150,7 @@ impl App {
             access_log,
             hellos: Gate::new(settings.limits.max_pending_hellos),
             in_flight: Arc::default(),
+            per_client: PerClient::new(settings.limits.max_connections_per_client),
             mesh: Arc::clone(&mesh),
             clients: Clients::new(known),
         };
@@ -162,6 +164,14 @@ impl App {
             metrics: metrics.overload.clone(),
         };
         let mut tasks = JoinSet::new();
+        if !settings.relay.shed.idle.is_zero() {
+            let rules = settings.relay.shed.clone();
+            let shedding = shed::run(open.clone(), Arc::clone(&table), rules, metrics.shed.clone());
+            tasks.spawn(async move {
+                shedding.await;
+                Ok(())
+            });
+        }
         if let Some(directory) = settings.tls.certs_dir.clone() {
             let following = certificates::follow(directory, Arc::clone(&mesh), metrics.tls.clone());
             tasks.spawn(async move { Ok(following.await?) });
@@ -446,12 +456,9 @@ fn control(
 ) {
     let (wanted, wanted_names) = watch::channel(Default::default());
     let (resolved_sender, resolved) = watch::channel(Default::default());
-    let mut system = resolve::System::new("/etc/resolv.conf");
-    if let Err(error) = system.resolver() {
-        tracing::warn!("{error}; until then endpoints that are given by a DNS name have no address");
-    }
+    let (dns, counted) = (settings.upstream.dns.clone(), metrics.resolve.clone());
     tasks.spawn(async move {
-        resolve::run(system, wanted_names, resolved_sender).await;
+        resolve::run(dns, wanted_names, resolved_sender, counted).await;
         Ok(())
     });
     let health = &settings.health;

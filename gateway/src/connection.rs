@@ -14,7 +14,7 @@ use tokio::time::timeout;
 
 use crate::access_log;
 use crate::client_hello::ClientHello;
-use crate::gate::Pass;
+use crate::gate::{ClientPass, Pass};
 use crate::in_flight::Passing;
 use crate::inspect::{self, Begun};
 use crate::listener::Listener;
@@ -39,6 +39,8 @@ pub use error::{Error, Fault};
 pub use passed::{Arrived, resume};
 use replay::replay;
 
+/// How often a client that is held looks for an endpoint.
+const HELD_LOOK: Duration = Duration::from_millis(50);
 /// How long a refused client may go on sending before it is cut.
 const LINGER: Duration = Duration::from_secs(1);
 /// How much of it is read meanwhile.
@@ -144,7 +146,6 @@ struct Tunnel {
     handed: Cell<Option<Box<Handed>>>,
     /// Boxed, because it is looked at now and then only.
     patience: Box<Patience>,
-    _counted: Option<Pass>,
 }
 
 async fn enter(
@@ -154,10 +155,10 @@ async fn enter(
 ) -> Result<Tunnel, (access_log::Open, Error)> {
     match open(client, listener, &mut record).await {
         Err(error) => Err((record, error)),
-        Ok(Opened { upstream, cluster, handed, patience, _counted }) => {
+        Ok(Opened { upstream, cluster, handed, patience }) => {
             let open = open::enter(record, upstream, cluster).await;
             let handed = Cell::new(Some(Box::new(handed)));
-            Ok(Tunnel { open, handed, patience, _counted })
+            Ok(Tunnel { open, handed, patience })
         }
     }
 }
@@ -168,7 +169,6 @@ struct Opened {
     cluster: Arc<Cluster>,
     handed: Handed,
     patience: Box<Patience>,
-    _counted: Option<Pass>,
 }
 
 async fn open(
@@ -176,14 +176,15 @@ async fn open(
     listener: &Listener,
     record: &mut access_log::Open,
 ) -> Result<Opened, Error> {
-    let Begun { hello, raw, told } = inspect(client, record.client_addr, listener).await?;
+    let (Begun { hello, raw, told }, direct) = inspect(client, listener, record).await?;
     let ends = ends(client, told, record)?;
+    let client_pass = count_client(direct, ends, listener)?;
     record.server_name = hello.as_ref().map(|hello| hello.server_name().clone());
     listener.downstream.hello_seconds().observe(record.age());
 
-    let routed = listener.route(hello.as_ref(), ends)?;
+    let routed = route(client, hello.as_ref(), ends, listener).await?;
     note_route(record, &routed, listener);
-    let _counted = within_limits(&routed, listener).await?;
+    let chain_pass = within_limits(&routed, listener).await?;
 
     let _passing = pass_on(hello.as_ref(), &routed, listener)?;
     let mut attempts = attempts(&routed, ends.remote, listener, record);
@@ -207,8 +208,8 @@ async fn open(
         }
         _ => handed,
     };
-    upstream.hold(attempts);
-    Ok(Opened { upstream, cluster: routed.cluster, handed, patience, _counted })
+    upstream.hold(attempts, chain_pass, client_pass);
+    Ok(Opened { upstream, cluster: routed.cluster, handed, patience })
 }
 
 /// Notes that the hello is on its way, until an endpoint has answered it. One that is on its way already has come round.
@@ -228,10 +229,52 @@ fn pass_on(
 }
 
 /// Reads what the connection begins with, as one of a limited number of clients that are not past that.
-async fn inspect(client: &TcpStream, from: SocketAddr, listener: &Listener) -> Result<Begun, Error> {
-    let beginning = listener.admit(from).ok_or(Error::TooFast)?;
+async fn inspect(
+    client: &TcpStream,
+    listener: &Listener,
+    record: &access_log::Open,
+) -> Result<(Begun, Option<ClientPass>), Error> {
+    let beginning = listener.admit(record.client_addr).ok_or(Error::TooFast)?;
+    // Behind a PROXY protocol header there is another client, and only the header tells which.
+    let direct = match beginning.proxy_protocol {
+        None => listener.per_client.enter(record.client_addr.ip())?,
+        Some(_) => None,
+    };
     let _pending = listener.hellos.enter().ok_or_else(|| Error::Pending(listener.hellos.limit()))?;
-    Ok(inspect::beginning(client, beginning).await?)
+    Ok((inspect::beginning(client, beginning).await?, direct))
+}
+
+/// Counts the connection as its client's, if it was not at its beginning.
+fn count_client(
+    direct: Option<ClientPass>,
+    ends: Ends,
+    listener: &Listener,
+) -> Result<Option<ClientPass>, Error> {
+    match direct {
+        Some(pass) => Ok(Some(pass)),
+        None => Ok(listener.per_client.enter(ends.remote.ip())?),
+    }
+}
+
+/// Finds the way. For a while after the start, a cluster that has no endpoint yet may be about to get some.
+async fn route(
+    client: &TcpStream,
+    hello: Option<&ClientHello>,
+    ends: Ends,
+    listener: &Listener,
+) -> Result<Routed, Error> {
+    loop {
+        let routed = listener.route(hello, ends)?;
+        if !routed.cluster.endpoints.is_empty() || listener.clock() >= listener.upstream.hold_empty {
+            return Ok(routed);
+        }
+        // The table is the same for most of these looks, and is let go between them.
+        drop(routed);
+        tokio::select! {
+            () = tokio::time::sleep(HELD_LOOK) => {}
+            _ = relay::reset(client) => return Err(Error::ClientLeft),
+        }
+    }
 }
 
 /// Where the connection comes from and came to. What a PROXY protocol header tells goes before the sockets' addresses.
@@ -264,9 +307,14 @@ async fn within_limits(routed: &Routed, listener: &Listener) -> Result<Option<Pa
 }
 
 /// The endpoints that a connection from there may try.
-fn attempts(routed: &Routed, remote: SocketAddr, listener: &Listener, record: &access_log::Open) -> Attempts {
-    let limit = routed.connect_attempts.unwrap_or(listener.upstream.connect_attempts);
-    Attempts::new(limit, listener.key(routed, remote, record.server_name.as_ref()))
+fn attempts<'a>(
+    routed: &Routed,
+    remote: SocketAddr,
+    listener: &'a Listener,
+    record: &access_log::Open,
+) -> Attempts<'a> {
+    let key = listener.key(routed, remote, record.server_name.as_ref());
+    Attempts::new(&listener.upstream, routed.connect_attempts, key)
 }
 
 /// Connects to an endpoint while watching the client: nobody waits for a client that has reset the connection. One
@@ -274,14 +322,15 @@ fn attempts(routed: &Routed, remote: SocketAddr, listener: &Listener, record: &a
 async fn connect(
     client: &TcpStream,
     routed: &Routed,
-    attempts: &mut Attempts,
+    attempts: &mut Attempts<'_>,
     record: &mut access_log::Open,
 ) -> Result<Upstream, Error> {
-    let connecting = upstream::connect(&routed.cluster, attempts, &mut record.attempts);
     let result = tokio::select! {
-        result = connecting => result,
-        _ = relay::reset(client) => return Err(Error::ClientLeft),
+        result = upstream::connect(&routed.cluster, attempts) => Some(result),
+        _ = relay::reset(client) => None,
     };
+    record.attempts = attempts.begun();
+    let result = result.ok_or(Error::ClientLeft)?;
     match &result {
         Ok(upstream) => note_endpoint(record, upstream.endpoint.endpoint()),
         Err(upstream::Error::Connect { endpoint, .. }) => record.endpoint = Some(*endpoint),
@@ -323,6 +372,9 @@ fn note_endpoint(record: &mut access_log::Open, endpoint: &Endpoint) {
 /// Says why with a TLS alert, then closes so that the alert arrives: a socket that is closed with unread bytes is
 /// reset by the kernel, and a reset overtakes the alert. What the client still sends is read for a moment, no longer.
 async fn refuse(client: &TcpStream, error: &Error, listener: &Listener) {
+    if let Error::ClientFull(_) = error {
+        listener.downstream.overflow.with_label_values(&["client"]).inc();
+    }
     let reason = match error {
         Error::Beginning(error) => Some(error::reason(error)),
         Error::Renamed(_) => Some("renamed"),
@@ -371,7 +423,7 @@ mod tests {
         // What an idle tunnel holds besides its sockets is this future, with its task's own 100 bytes and in steps of 128,
         // and its record.
         let size = future_size(serve::<[usize; 3]>);
-        assert!(size <= 700, "{size} bytes");
+        assert!(size <= 640, "{size} bytes");
     }
 
     fn future_size<F>(_: impl Fn(TcpStream, SocketAddr, Arc<Listener>, [usize; 3]) -> F) -> usize {

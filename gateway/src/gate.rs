@@ -6,6 +6,10 @@ use std::time::Duration;
 
 use eastgate_config::listener::RateLimit;
 
+mod per_client;
+
+pub use per_client::{ClientPass, Full, PerClient};
+
 /// A count with a limit. Clones share it.
 #[derive(Debug, Clone)]
 pub struct Gate {

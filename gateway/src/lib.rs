@@ -35,6 +35,7 @@ pub mod monitor;
 pub mod overload;
 pub mod readiness;
 pub mod restart;
+pub mod shed;
 pub mod signals;
 pub mod telemetry;
 

@@ -14,7 +14,7 @@ use eastgate_config::server_name::ServerName;
 
 use crate::access_log::AccessLog;
 use crate::client_hello::ClientHello;
-use crate::gate::Gate;
+use crate::gate::{Gate, PerClient};
 use crate::in_flight::InFlight;
 use crate::inspect::Beginning;
 use crate::metrics::{self, Metrics};
@@ -31,8 +31,6 @@ pub struct Listener {
     pub name: Arc<str>,
     /// How endpoints are reached.
     pub upstream: bootstrap::Upstream,
-    /// For sockets to endpoints, where their cluster does not say.
-    keepalive: Keepalive,
     /// Where connections are recorded.
     pub access_log: AccessLog,
     /// Its own handles.
@@ -43,6 +41,8 @@ pub struct Listener {
     pub hellos: Gate,
     /// Those that are on their way to an endpoint.
     pub in_flight: Arc<InFlight>,
+    /// Connections by client, of all listeners.
+    pub per_client: PerClient,
     /// The process's own end of the mesh's TLS.
     pub mesh: Arc<Mesh>,
     /// The other kinds of TLS that it speaks to endpoints.
@@ -53,7 +53,7 @@ pub struct Listener {
     trusted: Vec<Cidr>,
     max_hello_bytes: usize,
     hello_timeout: Duration,
-    idle_timeout: Duration,
+    relay: bootstrap::Relay,
     began: Instant,
     table: Arc<ArcSwap<Table>>,
 }
@@ -73,6 +73,8 @@ pub struct Shared {
     pub hellos: Gate,
     /// Those that are on their way to an endpoint.
     pub in_flight: Arc<InFlight>,
+    /// Connections by client.
+    pub per_client: PerClient,
     /// The process's own end of the mesh's TLS.
     pub mesh: Arc<Mesh>,
     /// The other kinds of TLS that it speaks to endpoints.
@@ -86,19 +88,19 @@ impl Listener {
         Self {
             name: name.into(),
             upstream: settings.upstream.clone(),
-            keepalive: settings.relay.keepalive,
             access_log: shared.access_log.clone(),
             metrics: shared.metrics.listener(name),
             downstream: shared.metrics.downstream.clone(),
             hellos: shared.hellos.clone(),
             in_flight: Arc::clone(&shared.in_flight),
+            per_client: shared.per_client.clone(),
             mesh: Arc::clone(&shared.mesh),
             clients: shared.clients.clone(),
             tls: shared.metrics.tls.clone(),
             trusted: settings.listen.proxy_protocol_from.clone(),
             max_hello_bytes: settings.inspect.max_hello_bytes,
             hello_timeout: settings.inspect.timeout,
-            idle_timeout: settings.relay.idle_timeout,
+            relay: settings.relay.clone(),
             began: Instant::now(),
             table: Arc::clone(&shared.table),
         }
@@ -199,11 +201,34 @@ impl Listener {
     /// How long a connection may go on. A chain that says 0 sets no limit on silence, as in Envoy.
     pub fn patience(&self, routed: &Routed) -> Patience {
         let idle = match routed.idle_timeout {
-            None => self.idle_timeout,
+            None => self.relay.idle_timeout,
             Some(Duration::ZERO) => Duration::MAX,
             Some(timeout) => timeout,
         };
-        let keepalive = routed.cluster.config.keepalive.unwrap_or(self.keepalive);
-        Patience { idle, age: routed.max_duration, keepalive }
+        let own = Some(self.relay.max_duration).filter(|duration| !duration.is_zero());
+        let jitter = routed.max_duration_jitter.unwrap_or(self.relay.max_duration_jitter);
+        let age = routed.max_duration.or(own).map(|age| later(age, jitter, fastrand::f64()));
+        let keepalive = routed.cluster.config.keepalive.unwrap_or(self.relay.keepalive);
+        Patience { idle, age, keepalive }
+    }
+}
+
+/// A time that is up to so many percent longer; `draw` is from 0 to 1.
+fn later(time: Duration, percent: u32, draw: f64) -> Duration {
+    let more = time.as_secs_f64() * f64::from(percent) / 100.0 * draw;
+    time.saturating_add(Duration::try_from_secs_f64(more).unwrap_or_default())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_duration_is_up_to_its_jitter_longer() {
+        let hour = Duration::from_secs(3600);
+        let drawn = [0.0, 0.5, 1.0].map(|draw| later(hour, 10, draw).as_secs());
+        assert_eq!(drawn, [3600, 3780, 3960]);
+        assert_eq!(later(hour, 0, 1.0), hour);
+        assert_eq!(later(Duration::MAX, 100, 1.0), Duration::MAX);
     }
 }

@@ -15,12 +15,14 @@ pub mod family;
 mod kubernetes;
 mod overload;
 pub mod per_thread;
+mod resolve;
 mod tls;
 mod xds;
 pub use dns::Dns;
 pub use downstream::{Downstream, Listener, OpenConnection};
 pub use kubernetes::Kubernetes;
 pub use overload::Overload;
+pub use resolve::Resolve;
 pub use tls::Tls;
 pub use xds::{Xds, timestamp};
 
@@ -44,10 +46,14 @@ pub struct Metrics {
     pub dns: Dns,
     /// Shortage of memory and file descriptors.
     pub overload: Overload,
+    /// Look-ups of endpoints' names.
+    pub resolve: Resolve,
     /// The process's own end of the mesh's TLS.
     pub tls: Tls,
     /// Records of the access log that were lost because its writer was behind.
     pub access_log_dropped: IntCounter,
+    /// Connections taken from endpoints that had more than their share.
+    pub shed: IntCounter,
     /// Whether `/ready` says yes.
     pub ready: IntGauge,
 }
@@ -112,8 +118,13 @@ impl Metrics {
             kubernetes: Kubernetes::new(&made)?,
             dns: Dns::new(&made)?,
             overload: Overload::new(&made)?,
+            resolve: Resolve::new(&made)?,
             tls: Tls::new(&made)?,
             access_log_dropped: made.counter("access_log_dropped_total", "Access-log records lost")?,
+            shed: made.counter(
+                "upstream_shed_total",
+                "Connections taken from endpoints that had more than their share",
+            )?,
             ready: made.gauge("ready", "1 when /ready says yes")?,
             registry,
             described,

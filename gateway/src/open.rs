@@ -88,6 +88,9 @@ pub enum End {
     /// Its endpoint is gone.
     #[error("the endpoint was taken away or is unhealthy (drain.removed_endpoints)")]
     Endpoint,
+    /// Its endpoint has more than its share, and nothing was moved for a while.
+    #[error("its endpoint has more connections than its share, and the connection was idle (relay.shed)")]
+    Surplus,
     /// An operator wanted it.
     #[error("an operator closed the connection")]
     Operator,

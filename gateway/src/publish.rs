@@ -1,6 +1,6 @@
 //! The one writer of the table: takes snapshots and DNS answers in, compiles, and swaps.
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -13,6 +13,7 @@ use tokio::sync::watch;
 use crate::metrics;
 use crate::table::Table;
 use crate::upstream::cluster::Resolutions;
+use crate::upstream::resolve::Wanted;
 
 /// How often the shares of endpoints that are slowly started grow.
 const WARMING: Duration = Duration::from_millis(500);
@@ -24,8 +25,8 @@ pub struct Publisher {
     pub table: Arc<ArcSwap<Table>>,
     /// Tells that there is a new table.
     pub published: watch::Sender<Arc<Table>>,
-    /// The DNS names that endpoints are given by.
-    pub wanted: watch::Sender<BTreeSet<String>>,
+    /// The DNS names that endpoints are given by, and how they are to be looked up.
+    pub wanted: watch::Sender<BTreeMap<String, Wanted>>,
     /// What they resolve to.
     pub resolved: watch::Receiver<Resolutions>,
     /// The kinds of TLS that the gateway itself speaks to endpoints.

@@ -18,6 +18,7 @@ use imbl::ordmap::DiffItem;
 use crate::upstream::Cluster;
 use crate::upstream::balance::Process;
 use crate::upstream::cluster::Resolutions;
+use crate::upstream::resolve::Wanted;
 
 mod listener;
 mod server_names;
@@ -72,6 +73,8 @@ pub struct Routed {
     pub idle_timeout: Option<Duration>,
     /// How old it may become, where the chain says.
     pub max_duration: Option<Duration>,
+    /// And up to so many percent older, where the chain says.
+    pub max_duration_jitter: Option<u32>,
     /// How many endpoints may be tried, where the chain says.
     pub connect_attempts: Option<u32>,
     /// What is hashed where the cluster's policy hashes.
@@ -246,10 +249,15 @@ impl Table {
         any
     }
 
-    /// Every DNS name that an endpoint is given by.
-    pub fn dns_names(&self) -> BTreeSet<String> {
+    /// Every DNS name that an endpoint is given by, and how it is to be looked up.
+    pub fn dns_names(&self) -> BTreeMap<String, Wanted> {
+        let mut names: BTreeMap<String, Wanted> = BTreeMap::new();
         let clusters = self.by_dns.iter().filter_map(|name| self.clusters.get(name));
-        clusters.flat_map(|cluster| cluster.names()).map(str::to_owned).collect()
+        for (name, wanted) in clusters.flat_map(|cluster| cluster.names()) {
+            let known = names.get(name).map_or(wanted, |known| known.and(wanted));
+            names.insert(name.to_owned(), known);
+        }
+        names
     }
 
     /// Every kind of TLS that the gateway itself speaks to endpoints.
@@ -307,6 +315,7 @@ impl Table {
             rewritten: taken.rewritten,
             idle_timeout: chain.idle_timeout,
             max_duration: chain.options.max_connection_duration,
+            max_duration_jitter: chain.options.max_duration_jitter_percent,
             connect_attempts: chain.options.max_connect_attempts,
             hash_policy: chain.options.hash_policy,
             limits: taken.limits,

@@ -3,22 +3,26 @@
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
 
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 
+use crate::gate::{ClientPass, Pass};
+
+mod attempts;
 pub mod balance;
 pub mod cluster;
+mod connect_time;
 pub mod dial;
 pub mod endpoint;
 pub mod health;
 mod latency;
 pub mod resolve;
+mod retry;
 pub mod state;
 
+pub use attempts::{Attempts, connect};
 pub use cluster::Cluster;
-use endpoint::Endpoint;
 use health::Outcome;
 
 /// A connection to an endpoint, counted there until it is dropped.
@@ -30,14 +34,17 @@ pub struct Upstream {
     pub endpoint: endpoint::InUse,
     /// When it was connected.
     since: Instant,
-    /// Its place among the cluster's connections, once it is the one that stays.
-    _slot: Option<cluster::Slot>,
+    _held: Held,
 }
 
+/// The places that a connection takes, once it is the one that stays: among those of its cluster, of its filter chain and of
+/// its client.
+type Held = (Option<cluster::Place>, Option<Pass>, Option<ClientPass>);
+
 impl Upstream {
-    /// Makes it the connection that stays, which is counted in its cluster until it is dropped.
-    pub fn hold(&mut self, attempts: Attempts) {
-        self._slot = attempts.slot;
+    /// Makes it the connection that stays, which counts in all these places until it is dropped.
+    pub fn hold(&mut self, attempts: Attempts<'_>, chain: Option<Pass>, client: Option<ClientPass>) {
+        self._held = (attempts.into_place(), chain, client);
     }
 
     /// Notes what the endpoint did with the ClientHello.
@@ -53,15 +60,21 @@ pub enum Error {
     #[error("cluster {0} has no endpoint that takes new connections")]
     NoEndpoint(String),
     /// The cluster has as many connections as it may.
-    #[error(
-        "cluster {cluster} has its {limit} connections (DestinationRule connectionPool.tcp.maxConnections)"
-    )]
+    #[error("cluster {cluster} has its {most} {} ({})", limit.what(), limit.field())]
     Overflow {
         /// Its name.
         cluster: String,
+        /// Of what.
+        limit: cluster::Limit,
         /// How many it may have.
-        limit: u32,
+        most: usize,
     },
+    /// Every endpoint has as many connections as it may.
+    #[error(
+        "each endpoint of cluster {0} that could be tried has all the connections that it may \
+         (upstream.max_connections_per_endpoint, upstream.max_connects_per_endpoint)"
+    )]
+    EndpointsFull(String),
     /// Those that may be tried have been.
     #[error("cluster {0} has no other endpoint to try")]
     NoOther(String),
@@ -88,84 +101,11 @@ fn remedy(error: &io::Error) -> &'static str {
     }
 }
 
-fn pick(cluster: &Cluster, tried: &[SocketAddr], key: Option<u64>) -> Option<Arc<Endpoint>> {
-    let draw = |below| fastrand::u64(..below);
-    cluster.balancer().pick(tried, key, Instant::now().into_std(), draw).map(Arc::clone)
-}
-
 /// Counts a connection that another process has made, in its cluster and endpoint, whatever limits say now. `None` when the cluster
 /// has no such endpoint.
 pub fn adopt(cluster: &Arc<Cluster>, endpoint: SocketAddr, stream: TcpStream) -> Option<Upstream> {
     let endpoint = cluster.endpoints.iter().find(|known| known.address == endpoint)?;
-    let endpoint = endpoint::InUse::new(Arc::clone(endpoint));
-    Some(Upstream { stream, endpoint, since: Instant::now(), _slot: Some(cluster.extra_slot()) })
-}
-
-/// The endpoints that one connection tries, one after the other.
-#[derive(Debug)]
-pub struct Attempts {
-    /// How many may be tried.
-    limit: u32,
-    /// What the connection is hashed by.
-    key: Option<u64>,
-    tried: Vec<SocketAddr>,
-    /// The connection's place in the cluster, which it holds from its first attempt on.
-    slot: Option<cluster::Slot>,
-}
-
-impl Attempts {
-    /// At most so many, for a connection that is hashed by this key.
-    pub fn new(limit: u32, key: Option<u64>) -> Self {
-        Self { limit, key, tried: Vec::new(), slot: None }
-    }
-
-    /// May another endpoint be tried?
-    pub fn may_go_on(&self) -> bool {
-        self.tried.len() < self.limit as usize
-    }
-}
-
-/// Connects to an endpoint of the cluster that was not tried yet. One that refuses or does not answer in the connect
-/// timeout is left for another; `attempted` counts them as they are made.
-///
-/// # Errors
-/// No endpoint was reached.
-pub async fn connect(
-    cluster: &Arc<Cluster>,
-    attempts: &mut Attempts,
-    attempted: &mut u32,
-) -> Result<Upstream, Error> {
-    let stats = &cluster.stats;
-    if attempts.slot.is_none() {
-        attempts.slot = cluster.slot();
-    }
-    if attempts.slot.is_none() {
-        stats.overflow.fetch_add(1, Relaxed);
-        let limit = cluster.config.max_connections.unwrap_or_default();
-        return Err(Error::Overflow { cluster: cluster.config.name.clone(), limit });
-    }
-    let again = !attempts.tried.is_empty();
-    let mut last = None;
-    while attempts.may_go_on() {
-        let Some(picked) = pick(cluster, &attempts.tried, attempts.key) else { break };
-        *attempted += 1;
-        attempts.tried.push(picked.address);
-        let endpoint = endpoint::InUse::new(Arc::clone(&picked));
-        let timeout = cluster.config.connect_timeout;
-        let began = Instant::now();
-        let dialled = dial::dial(picked.address, timeout).await;
-        health::report(cluster, &picked, Outcome::of_attempt(&dialled), began.elapsed());
-        match dialled {
-            Ok(stream) => return Ok(Upstream { stream, endpoint, since: Instant::now(), _slot: None }),
-            Err(error) => last = Some((picked.address, error)),
-        }
-    }
-    match last {
-        Some((endpoint, source)) => Err(Error::Connect { endpoint, source }),
-        None if again => Err(Error::NoOther(cluster.config.name.clone())),
-        None => {
-            stats.no_endpoint.fetch_add(1, Relaxed);
-            Err(Error::NoEndpoint(cluster.config.name.clone()))
-        }
-    }
+    let endpoint = endpoint::InUse::take(endpoint, 0, 0)?.connected();
+    let held = (Some(cluster.extra_place()), None, None);
+    Some(Upstream { stream, endpoint, since: Instant::now(), _held: held })
 }

@@ -13,7 +13,7 @@ use eastgate_loadtest::origin::RawOrigin;
 use serde_json::json;
 use support::*;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio::net::{TcpListener, TcpStream};
 
 #[tokio::test]
 async fn the_client_sees_the_pods_certificate_and_the_record_says_what_happened() {
@@ -145,20 +145,6 @@ async fn a_killed_pod_is_never_shown_to_a_client_while_another_lives() {
     assert!(records.iter().any(|record| record["attempts"] == 3), "two dead pods were met in one connection");
     let counted = gateway.admin_json("/clusters?format=json").await;
     assert!(counted["clusters"][0]["refused"].as_u64() > Some(0), "{counted}");
-}
-
-/// A listener that answers no SYN: its accept queue is full, and stays so as long as the sockets are held.
-async fn black_hole() -> (SocketAddr, TcpListener, Vec<TcpStream>) {
-    let socket = TcpSocket::new_v4().unwrap();
-    socket.bind(([127, 0, 0, 1], 0).into()).unwrap();
-    let listener = socket.listen(1).unwrap();
-    let address = listener.local_addr().unwrap();
-    let mut held = Vec::new();
-    let half_a_second = std::time::Duration::from_millis(500);
-    while let Ok(stream) = tokio::time::timeout(half_a_second, TcpStream::connect(address)).await {
-        held.push(stream.unwrap());
-    }
-    (address, listener, held)
 }
 
 #[tokio::test]

@@ -137,6 +137,46 @@ pub const KEYS: &[Key] = &[
         "upstream.answer_timeout",
         "an endpoint that has not begun to answer the ClientHello for this long is left for another; 0: never",
     ),
+    key("upstream.connect_deadline", "for all attempts of a connection together"),
+    key(
+        "upstream.hedge.on",
+        "try another endpoint beside one that has not answered within the cluster's 99th percentile",
+    ),
+    key("upstream.hedge.floor", "but not sooner than this"),
+    key("upstream.hedge.ceiling", "nor later than this"),
+    key(
+        "upstream.retry_backoff",
+        "the longest wait before a third attempt; it doubles up to ten times as long, by chance from 0",
+    ),
+    key(
+        "upstream.retry_budget.percent",
+        "of a cluster's connections, how many may be in a further attempt at once",
+    ),
+    key("upstream.retry_budget.min_concurrency", "and how many at least"),
+    key(
+        "upstream.source_addresses",
+        "addresses that connections come from: the first of the endpoint's family; none: the kernel chooses",
+    ),
+    key("upstream.max_connections_per_endpoint", "open connections of one endpoint; 0: no limit"),
+    key("upstream.max_connects_per_endpoint", "those of them that it has not answered yet; 0: no limit"),
+    key(
+        "upstream.hold_empty",
+        "for so long after the start, a client waits whose cluster has no endpoint yet; 0: it is refused at once",
+    ),
+    key(
+        "upstream.dns.servers",
+        "resolvers, such as 10.96.0.10:53, for endpoints given by a DNS name; none: those of /etc/resolv.conf",
+    ),
+    key(
+        "upstream.dns.search",
+        "use the system's search domains; otherwise a name is looked up as it is written",
+    ),
+    key("upstream.dns.min_ttl", "an answer is not looked up again before this, whatever its time to live"),
+    key("upstream.dns.max_ttl", "and not later than this"),
+    key("upstream.dns.timeout", "for one question to one server"),
+    key("upstream.dns.retry", "after a look-up that gave no address; twice as long each time"),
+    key("upstream.dns.max_retry", "up to this; also how long it is believed that there is no such name"),
+    key("upstream.dns.max_lookups", "names that are looked up at once"),
     key(
         "upstream.peak_ewma",
         "LEAST_REQUEST weighs open connections with how long endpoints take to connect, so that slow ones get fewer",
@@ -165,6 +205,19 @@ pub const KEYS: &[Key] = &[
         "tls.certs_dir",
         "the gateway's certificate in the mesh (cert-chain.pem, key.pem, root-cert.pem), for TCP servers with ISTIO_MUTUAL",
     ),
+    key(
+        "relay.max_duration",
+        "close a connection that is as old as this, where its route says nothing; 0: never",
+    ),
+    key(
+        "relay.max_duration_jitter",
+        "and up to so many percent later, by chance, so that not all come back at once",
+    ),
+    key(
+        "relay.shed.idle",
+        "close connections that are idle for so long where their endpoint has more than its share, a few at a time; 0: never",
+    ),
+    key("relay.shed.tolerance_percent", "how much more than its share an endpoint may have before that"),
     key("vm.config_dir", "a VM's directory (cluster.env and so on) to serve, watched for changes"),
     key("vm.certs_dir", "its certificates; empty: that directory, or /etc/certs where it holds none"),
     key("vm.gateway", "the mesh's gateway, for ${CLUSTER_GW_ADDR}; empty: by cluster.env or hosts"),
@@ -186,6 +239,10 @@ pub const KEYS: &[Key] = &[
     ),
     key("limits.max_connections", "open client connections; 0 takes what the file descriptors allow"),
     key("limits.max_pending_hellos", "clients whose ClientHello is not complete yet"),
+    key(
+        "limits.max_connections_per_client",
+        "open connections of one client address, or of one /64 of IPv6; 0: no limit",
+    ),
     key("limits.accept_rate", "connections accepted in a second; more wait in the kernel; 0 is no limit"),
     key("limits.reserved_files", "file descriptors that are left for everything but connections"),
     key(

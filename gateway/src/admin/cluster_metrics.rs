@@ -11,7 +11,7 @@ use prometheus::proto::{MetricFamily, MetricType};
 
 use crate::metrics::family::{family, sample};
 use crate::table::Table;
-use crate::upstream::cluster::{Cluster, Stats};
+use crate::upstream::cluster::{Cluster, Limit, Stats};
 use crate::upstream::endpoint::Out;
 use crate::upstream::health::{CheckCounts, Outcome};
 
@@ -66,14 +66,25 @@ const FAMILIES: &[Family] = &[
         help: "Connections or attempts that failed, by reason",
         kind: MetricType::COUNTER,
         values: |cluster| {
-            let Stats { refused, timed_out, no_endpoint, overflow, .. } = &*cluster.stats;
+            let Stats { refused, timed_out, no_endpoint, endpoint_full, .. } = &*cluster.stats;
             let reasons = [
                 ("refused", refused),
                 ("timeout", timed_out),
                 ("no_endpoint", no_endpoint),
-                ("overflow", overflow),
+                ("endpoint_full", endpoint_full),
             ];
-            reasons.map(|(reason, count)| (Some(("reason", reason)), count.load(Relaxed))).into()
+            let overflows = Limit::ALL.map(|limit| (limit.overflow(), cluster.stats.overflow(limit)));
+            let reasons = reasons.into_iter().chain(overflows);
+            reasons.map(|(reason, count)| (Some(("reason", reason)), count.load(Relaxed))).collect()
+        },
+    },
+    Family {
+        name: "upstream_hedges_total",
+        help: "Attempts begun beside one that was silent, and those that answered before it",
+        kind: MetricType::COUNTER,
+        values: |cluster| {
+            let hedges = [("begun", &cluster.stats.hedged), ("won", &cluster.stats.hedge_won)];
+            hedges.map(|(what, count)| (Some(("what", what)), count.load(Relaxed))).into()
         },
     },
     Family {

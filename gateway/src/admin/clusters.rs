@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 
 use super::{Format, Sight};
 use crate::upstream::Cluster;
+use crate::upstream::cluster::Limit;
 use crate::upstream::endpoint::{Endpoint, Out};
 use crate::upstream::health::{Outcome, reasons};
 
@@ -40,7 +41,13 @@ fn cluster_json(cluster: &Arc<Cluster>) -> Value {
         "refused": stats.refused.load(Relaxed),
         "timed_out": stats.timed_out.load(Relaxed),
         "no_endpoint": stats.no_endpoint.load(Relaxed),
-        "overflow": stats.overflow.load(Relaxed),
+        "overflow": stats.overflow(Limit::Connections).load(Relaxed),
+        "pending_overflow": stats.overflow(Limit::Pending).load(Relaxed),
+        "retry_overflow": stats.overflow(Limit::Retries).load(Relaxed),
+        "endpoint_full": stats.endpoint_full.load(Relaxed),
+        "hedged": stats.hedged.load(Relaxed),
+        "hedge_won": stats.hedge_won.load(Relaxed),
+        "connect_p99_ms": stats.connect_time.p99().as_secs_f64() * 1e3,
         "hellos": hellos(stats.hellos.counts()),
         "to_upstream_bytes": stats.to_upstream.load(Relaxed),
         "to_client_bytes": stats.to_client.load(Relaxed),
@@ -66,6 +73,7 @@ fn endpoint_json(endpoint: &Endpoint) -> Value {
         "health": endpoint.health,
         "out": reasons(endpoint).iter().map(ToString::to_string).collect::<Vec<_>>(),
         "active": endpoint.stats.active(),
+        "connecting": endpoint.stats.connecting(),
         "connected": endpoint.stats.connected(),
         "refused": endpoint.stats.refused(),
         "timed_out": endpoint.stats.timed_out(),
@@ -120,7 +128,10 @@ fn lines(text: &mut String, cluster: &Cluster) {
         let _ = writeln!(text, "{name}::{key}::{value}");
     };
     line("observability_name", name);
-    line("default_priority::max_connections", &cluster.config.max_connections.unwrap_or(u32::MAX));
+    let config = &cluster.config;
+    line("default_priority::max_connections", &config.max_connections.unwrap_or(u32::MAX));
+    line("default_priority::max_pending_requests", &config.max_pending_connections.unwrap_or(u32::MAX));
+    line("default_priority::max_retries", &config.max_retries.unwrap_or(u32::MAX));
     for endpoint in &cluster.endpoints {
         let stats = &endpoint.stats;
         let failed = stats.refused() + stats.timed_out();

@@ -1,6 +1,7 @@
 //! Why a connection did not end in the ordinary way: for the log, for the metric, and for the client.
 
 use crate::client_hello::{Alert, Refusal, second};
+use crate::gate;
 use crate::inspect;
 use crate::open;
 use crate::relay::{self, Side};
@@ -15,6 +16,9 @@ pub enum Error {
     /// Too many clients are still sending their ClientHello.
     #[error("{0} ClientHellos are pending (limits.max_pending_hellos)")]
     Pending(usize),
+    /// The client has as many connections as it may.
+    #[error(transparent)]
+    ClientFull(#[from] gate::Full),
     /// More connections came in a time than the listener or its chain takes.
     #[error("connections come faster than the rate limit allows (local_ratelimit)")]
     TooFast,
@@ -88,13 +92,16 @@ impl Error {
             Self::Beginning(_) => "DPE",
             Self::Renamed(_) => "DPE",
             Self::Loop(_) => "LOOP",
-            Self::Pending(_) | Self::TooMany { .. } | Self::Ended(open::End::Memory) => "OM",
+            Self::Pending(_)
+            | Self::TooMany { .. }
+            | Self::ClientFull(_)
+            | Self::Ended(open::End::Memory) => "OM",
             Self::TooFast => "RL",
             Self::Route(table::Error::NoCluster { .. }) => "NC",
             Self::Route(table::Error::Denied { .. }) => "UAEX",
             Self::Route(_) => "NR",
             Self::Upstream(upstream::Error::NoEndpoint(_)) => "UH",
-            Self::Upstream(upstream::Error::Overflow { .. }) => "UO",
+            Self::Upstream(upstream::Error::Overflow { .. } | upstream::Error::EndpointsFull(_)) => "UO",
             Self::Upstream(upstream::Error::Connect { .. } | upstream::Error::NoOther(_)) => "UF",
             Self::Tls(tls::Error::Stranger { side: Side::Client, .. }) => "UAEX",
             Self::Tls(
@@ -123,6 +130,7 @@ impl Error {
             | Self::Loop(_)
             | Self::TooFast
             | Self::TooMany { .. }
+            | Self::ClientFull(_)
             | Self::Tls(tls::Error::NoCredentials | tls::Error::NoName | tls::Error::Unfit(_))
             | Self::Ended(_)
             | Self::Passed
@@ -161,6 +169,7 @@ impl Error {
             | Self::Pending(_)
             | Self::TooFast
             | Self::TooMany { .. }
+            | Self::ClientFull(_)
             | Self::Route(table::Error::NoCluster { .. })
             | Self::Upstream(_) => Some(Alert::InternalError),
         }

@@ -13,6 +13,7 @@ use serde::Serialize;
 use super::Error;
 use crate::table::{Asked, Listener, Routed, Table};
 use crate::upstream;
+use crate::upstream::cluster::Limit;
 use crate::upstream::state::ClusterState;
 
 mod nearest;
@@ -280,8 +281,9 @@ fn verdict(routed: Result<Routed, crate::table::Error>, offline: bool) -> Verdic
     let overflow = cluster.config.max_connections.filter(|most| cluster.stats.active() >= *most as usize);
     let error = if let Some((gate, _)) = limits.filter(|(gate, _)| gate.inside() >= gate.limit()) {
         Some(Error::TooMany { chain: routed.chain.to_string(), limit: gate.limit() })
-    } else if let Some(limit) = overflow {
-        Some(upstream::Error::Overflow { cluster: name.clone(), limit }.into())
+    } else if let Some(most) = overflow {
+        let (cluster, most) = (name.clone(), most as usize);
+        Some(upstream::Error::Overflow { cluster, limit: Limit::Connections, most }.into())
     } else if cluster.balancer().endpoints().next().is_none() && !(offline && cluster.has_names()) {
         Some(upstream::Error::NoEndpoint(name.clone()).into())
     } else {

@@ -10,7 +10,9 @@ use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-use super::{Error, announced, attempts, connect, ends, inspect, note_route, within_limits};
+use super::{
+    Error, announced, attempts, connect, count_client, ends, inspect, note_route, route, within_limits,
+};
 use crate::access_log;
 use crate::listener::Listener;
 use crate::relay::{self, Handed, Meter, Moved, Side};
@@ -25,9 +27,10 @@ pub(super) async fn forward(
     listener: &Listener,
     record: &mut access_log::Open,
 ) -> Result<(), Error> {
-    let begun = inspect(client, record.client_addr, listener).await?;
+    let (begun, direct) = inspect(client, listener, record).await?;
     let ends = intended(client, listener, ends(client, begun.told, record)?);
-    let routed = listener.route(None, ends)?;
+    let _client = count_client(direct, ends, listener)?;
+    let routed = route(client, None, ends, listener).await?;
     note_route(record, &routed, listener);
     let _counted = within_limits(&routed, listener).await?;
     let stats = &routed.cluster.stats;

@@ -50,7 +50,7 @@ pub(super) async fn replay(
     client: &TcpStream,
     mut upstream: Upstream,
     hello: Vec<u8>,
-    (routed, attempts): (&Routed, &mut Attempts),
+    (routed, attempts): (&Routed, &mut Attempts<'_>),
     (settings, record): (&bootstrap::Upstream, &mut access_log::Open),
 ) -> Result<(Upstream, Handed, Option<Answer>), Error> {
     loop {
@@ -75,6 +75,7 @@ pub(super) async fn replay(
             Heard::Nothing(handed) => (Outcome::SilentTooLong, Ok(handed)),
         };
         upstream.replied(&routed.cluster, outcome);
+        attempts.failed();
         // Kept until another is connected, because it may yet speak.
         match connect(client, routed, attempts, record).await {
             Ok(other) => upstream = other,

@@ -21,6 +21,7 @@ pub(super) async fn forward(
     listener: &Listener,
     record: &mut access_log::Open,
 ) -> Result<(), Error> {
+    let _client = listener.per_client.enter(record.client_addr.ip())?;
     let (routed, mut session) = secured(client, listener, record).await?;
     let _counted = within_limits(&routed, listener).await?;
     let mut attempts = attempts(&routed, record.client_addr, listener, record);

@@ -7,14 +7,18 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use arc_swap::{ArcSwap, Guard};
+use eastgate_config::bootstrap;
 use eastgate_config::cluster as config;
 pub use eastgate_config::cluster::Resolutions;
 use eastgate_config::endpoint::Address;
 use eastgate_config::locality::Locality;
 
 use super::balance::{Balancer, Process, Terms};
+use super::connect_time::ConnectTime;
 use super::endpoint::{self, Endpoint, Out};
 use super::health::{Alarm, CheckCounts, Ejections, Hellos};
+use super::resolve::Wanted;
+use super::{Error, retry};
 
 /// A cluster that the data path connects through.
 #[derive(Debug)]
@@ -36,6 +40,8 @@ pub struct Cluster {
 #[derive(Debug, Default)]
 pub struct Stats {
     active: AtomicUsize,
+    pending: AtomicUsize,
+    retrying: AtomicUsize,
     /// Connections established.
     pub connected: AtomicU64,
     /// Attempts that an error ended.
@@ -44,8 +50,15 @@ pub struct Stats {
     pub timed_out: AtomicU64,
     /// Connections refused because no endpoint takes any.
     pub no_endpoint: AtomicU64,
-    /// Connections refused because `max_connections` are open.
-    pub overflow: AtomicU64,
+    overflows: [AtomicU64; Limit::ALL.len()],
+    /// Endpoints passed over because they have as many connections as they may.
+    pub endpoint_full: AtomicU64,
+    /// Attempts begun beside one that was silent.
+    pub hedged: AtomicU64,
+    /// Those of them that answered first.
+    pub hedge_won: AtomicU64,
+    /// How long connecting takes.
+    pub connect_time: ConnectTime,
     /// Bytes relayed from clients.
     pub to_upstream: AtomicU64,
     /// Bytes relayed to clients.
@@ -65,15 +78,83 @@ impl Stats {
     pub fn active(&self) -> usize {
         self.active.load(Relaxed)
     }
+
+    /// Connections that were refused, or retries that had to wait, because of this limit.
+    pub fn overflow(&self, limit: Limit) -> &AtomicU64 {
+        let [connections, pending, retries] = &self.overflows;
+        match limit {
+            Limit::Connections => connections,
+            Limit::Pending => pending,
+            Limit::Retries => retries,
+        }
+    }
+
+    fn inside(&self, limit: Limit) -> &AtomicUsize {
+        match limit {
+            Limit::Connections => &self.active,
+            Limit::Pending => &self.pending,
+            Limit::Retries => &self.retrying,
+        }
+    }
 }
 
-/// One of a cluster's open connections; counted until it is dropped.
-#[derive(Debug)]
-pub struct Slot(Arc<Stats>);
+/// What a cluster has a limited number of (Envoy's circuit breakers).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Limit {
+    /// Connections, those that are being made included.
+    Connections,
+    /// Connections for which an endpoint is being sought.
+    Pending,
+    /// Attempts other than a connection's first.
+    Retries,
+}
 
-impl Drop for Slot {
+impl Limit {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Connections, Self::Pending, Self::Retries];
+
+    /// For people.
+    pub fn what(self) -> &'static str {
+        match self {
+            Self::Connections => "connections",
+            Self::Pending => "connections that wait for an endpoint",
+            Self::Retries => "retries",
+        }
+    }
+
+    /// Where it is set.
+    pub fn field(self) -> &'static str {
+        match self {
+            Self::Connections => {
+                "DestinationRule connectionPool.tcp.maxConnections, or max_connections of the Cluster's circuit breakers"
+            }
+            Self::Pending => "max_pending_requests of the Cluster's circuit breakers",
+            Self::Retries => {
+                "retry_budget or max_retries of the Cluster's circuit breakers, or upstream.retry_budget"
+            }
+        }
+    }
+
+    /// The overflow's name in metrics.
+    pub fn overflow(self) -> &'static str {
+        match self {
+            Self::Connections => "overflow",
+            Self::Pending => "pending_overflow",
+            Self::Retries => "retry_overflow",
+        }
+    }
+}
+
+/// One of what a cluster has a limited number of; counted until it is dropped.
+#[derive(Debug)]
+pub struct Place {
+    stats: Arc<Stats>,
+    limit: Limit,
+}
+
+impl Drop for Place {
     fn drop(&mut self) {
-        self.0.active.fetch_sub(1, Relaxed);
+        self.stats.inside(self.limit).fetch_sub(1, Relaxed);
     }
 }
 
@@ -113,6 +194,7 @@ impl Cluster {
                     group: *group,
                     locality: localities.get(*group).map(Arc::clone).unwrap_or_default(),
                     workload: Arc::clone(&endpoint.workload),
+                    additional: additional(endpoint),
                     gateway: endpoint.gateway.clone(),
                     check_host: endpoint.hostname.clone(),
                     check_port: endpoint.health_check_port,
@@ -181,28 +263,49 @@ impl Cluster {
         self.has_names
     }
 
-    /// The DNS names that endpoints are given by.
-    pub fn names(&self) -> impl Iterator<Item = &str> {
-        self.config.endpoints().filter_map(|endpoint| match &endpoint.address {
-            Address::Dns { host, .. } => Some(host.as_str()),
+    /// The DNS names that endpoints are given by, and how they are to be looked up.
+    pub fn names(&self) -> impl Iterator<Item = (&str, Wanted)> {
+        let wanted = Wanted::new(self.config.dns.as_ref());
+        self.config.endpoints().filter_map(move |endpoint| match &endpoint.address {
+            Address::Dns { host, .. } => Some((host.as_str(), wanted)),
             Address::Socket(_) => None,
         })
     }
 
-    /// Takes one, whether the cluster may have it or not.
-    pub(super) fn extra_slot(&self) -> Slot {
-        self.stats.active.fetch_add(1, Relaxed);
-        Slot(Arc::clone(&self.stats))
+    /// Takes a place among the connections, whether the cluster may have it or not.
+    pub(super) fn extra_place(&self) -> Place {
+        self.stats.inside(Limit::Connections).fetch_add(1, Relaxed);
+        Place { stats: Arc::clone(&self.stats), limit: Limit::Connections }
     }
 
-    /// Takes one of the connections that the cluster may have, or `None` when all are taken.
-    pub(super) fn slot(&self) -> Option<Slot> {
-        let limit = self.config.max_connections.map_or(usize::MAX, |limit| limit as usize);
-        if self.stats.active.fetch_add(1, Relaxed) < limit {
-            return Some(Slot(Arc::clone(&self.stats)));
+    /// Takes a place, or nothing when all are taken.
+    pub(super) fn take(&self, limit: Limit, rules: &bootstrap::Upstream) -> Option<Place> {
+        let place = Place { stats: Arc::clone(&self.stats), limit };
+        // Counted first, so that a place that goes too far takes itself back by its drop.
+        (self.stats.inside(limit).fetch_add(1, Relaxed) < self.most(limit, rules)).then_some(place)
+    }
+
+    /// Takes a place, or counts and says that all are taken.
+    pub(super) fn admit(&self, limit: Limit, rules: &bootstrap::Upstream) -> Result<Place, Error> {
+        self.take(limit, rules).ok_or_else(|| {
+            self.stats.overflow(limit).fetch_add(1, Relaxed);
+            let (cluster, most) = (self.config.name.clone(), self.most(limit, rules));
+            Error::Overflow { cluster, limit, most }
+        })
+    }
+
+    fn most(&self, limit: Limit, rules: &bootstrap::Upstream) -> usize {
+        let config = &self.config;
+        let given = |limit: Option<u32>| limit.map_or(usize::MAX, |limit| limit as usize);
+        match limit {
+            Limit::Connections => given(config.max_connections),
+            Limit::Pending => given(config.max_pending_connections),
+            // As in Envoy, a budget goes before a number.
+            Limit::Retries => match (config.retry_budget, config.max_retries) {
+                (None, Some(most)) => most as usize,
+                (budget, _) => retry::allowed(budget.unwrap_or(rules.retry_budget), self.stats.active()),
+            },
         }
-        self.stats.active.fetch_sub(1, Relaxed);
-        None
     }
 }
 
@@ -215,10 +318,18 @@ fn new_stats(config: &config::Cluster, now: Instant) -> Arc<endpoint::Stats> {
     Arc::new(stats)
 }
 
-type Place<'a> = (SocketAddr, usize, &'a eastgate_config::endpoint::Endpoint);
+/// The other addresses of an endpoint. Those of a DNS name are endpoints of their own.
+fn additional(endpoint: &eastgate_config::endpoint::Endpoint) -> Box<[SocketAddr]> {
+    match endpoint.address {
+        Address::Socket(_) => endpoint.additional_addresses.as_slice().into(),
+        Address::Dns { .. } => Box::default(),
+    }
+}
+
+type Located<'a> = (SocketAddr, usize, &'a eastgate_config::endpoint::Endpoint);
 
 /// Every address of the cluster once, DNS names resolved; the first endpoint that names an address counts.
-fn places<'a>(config: &'a config::Cluster, resolved: &Resolutions) -> Vec<Place<'a>> {
+fn places<'a>(config: &'a config::Cluster, resolved: &Resolutions) -> Vec<Located<'a>> {
     let mut seen = std::collections::HashSet::new();
     let mut places = Vec::new();
     for (group, locality) in config.localities.iter().enumerate() {
@@ -311,14 +422,34 @@ mod tests {
     }
 
     #[test]
-    fn the_connection_limit_holds_and_a_dropped_slot_is_free_again() {
+    fn the_connection_limit_holds_and_a_dropped_place_is_free_again() {
         let mut limited = (*config(&[1])).clone();
         limited.max_connections = Some(1);
         let cluster =
             Cluster::build(&Arc::new(limited), &Resolutions::new(), None, Instant::now(), &Arc::default());
-        let slot = cluster.slot();
-        assert!(slot.is_some() && cluster.slot().is_none());
-        drop(slot);
-        assert!(cluster.slot().is_some());
+        let rules = bootstrap::Upstream::default();
+        let place = cluster.take(Limit::Connections, &rules);
+        assert!(place.is_some() && cluster.take(Limit::Connections, &rules).is_none());
+        drop(place);
+        assert!(cluster.admit(Limit::Connections, &rules).is_ok());
+    }
+
+    #[test]
+    fn retries_have_a_share_of_the_connections_unless_the_cluster_says_a_number() {
+        let rules = bootstrap::Upstream::default();
+        let taken = |config: config::Cluster, active: usize| {
+            let cluster =
+                Cluster::build(&Arc::new(config), &Resolutions::new(), None, Instant::now(), &Arc::default());
+            let _active: Vec<_> = (0..active).map(|_| cluster.take(Limit::Connections, &rules)).collect();
+            let retries: Vec<_> =
+                std::iter::from_fn(|| cluster.take(Limit::Retries, &rules)).take(1_000).collect();
+            retries.len()
+        };
+        let mut config = (*config(&[1])).clone();
+        assert_eq!([0, 100].map(|active| taken(config.clone(), active)), [3, 20]);
+        config.max_retries = Some(7);
+        assert_eq!(taken(config.clone(), 100), 7);
+        config.retry_budget = Some(config::RetryBudget { percent: 50, min_concurrency: 1 });
+        assert_eq!([0, 100].map(|active| taken(config.clone(), active)), [1, 50]);
     }
 }

@@ -32,6 +32,8 @@ pub struct Endpoint {
     pub check_host: String,
     /// Where its health checks go, if not to its own port.
     pub check_port: Option<u16>,
+    /// Other addresses of the same workload, to be raced against the first.
+    pub additional: Box<[SocketAddr]>,
     /// What is counted about it. The one thing that outlives a table, carried over by cluster and address.
     pub stats: Arc<Stats>,
 }
@@ -67,6 +69,7 @@ pub struct Stats {
     out: AtomicU8,
     latency: Latency,
     active: AtomicU32,
+    connecting: AtomicU32,
     connected: AtomicU64,
     refused: AtomicU64,
     timed_out: AtomicU64,
@@ -82,6 +85,7 @@ impl Stats {
             out: AtomicU8::default(),
             latency: Latency::default(),
             active: AtomicU32::default(),
+            connecting: AtomicU32::default(),
             connected: AtomicU64::default(),
             refused: AtomicU64::default(),
             timed_out: AtomicU64::default(),
@@ -130,6 +134,11 @@ impl Stats {
         self.active.load(Relaxed)
     }
 
+    /// Those of them that are not established yet.
+    pub fn connecting(&self) -> u32 {
+        self.connecting.load(Relaxed)
+    }
+
     /// Connections established so far.
     pub fn connected(&self) -> u64 {
         self.connected.load(Relaxed)
@@ -162,16 +171,35 @@ impl Stats {
 #[derive(Debug)]
 pub struct InUse {
     endpoint: Arc<Endpoint>,
+    connecting: bool,
 }
 
 impl InUse {
-    pub(super) fn new(endpoint: Arc<Endpoint>) -> Self {
-        endpoint.stats.active.fetch_add(1, Relaxed);
-        Self { endpoint }
+    /// Begins to connect to it, unless so many connections are open already, or so many of them not answered; 0 is no
+    /// limit.
+    pub(super) fn take(endpoint: &Arc<Endpoint>, most: u32, most_connecting: u32) -> Option<Self> {
+        let below = |count: u32, limit: u32| limit == 0 || count < limit;
+        // Counted first, so that what goes too far takes itself back by its drop.
+        let active = endpoint.stats.active.fetch_add(1, Relaxed);
+        let connecting = endpoint.stats.connecting.fetch_add(1, Relaxed);
+        let taken = Self { endpoint: Arc::clone(endpoint), connecting: true };
+        (below(active, most) && below(connecting, most_connecting)).then_some(taken)
+    }
+
+    /// The connection is established.
+    pub(super) fn connected(mut self) -> Self {
+        self.connecting = false;
+        self.endpoint.stats.connecting.fetch_sub(1, Relaxed);
+        self
     }
 
     /// The endpoint.
     pub fn endpoint(&self) -> &Endpoint {
+        &self.endpoint
+    }
+
+    /// The same, to be kept.
+    pub(super) fn shared(&self) -> &Arc<Endpoint> {
         &self.endpoint
     }
 }
@@ -179,6 +207,9 @@ impl InUse {
 impl Drop for InUse {
     fn drop(&mut self) {
         self.endpoint.stats.active.fetch_sub(1, Relaxed);
+        if self.connecting {
+            self.endpoint.stats.connecting.fetch_sub(1, Relaxed);
+        }
     }
 }
 

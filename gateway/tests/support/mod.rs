@@ -20,6 +20,7 @@ use eastgate_loadtest::client::{self, Client, Expect};
 use eastgate_loadtest::origin::{self, Origin};
 use serde_json::{Value, json};
 use tempfile::TempDir;
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 
 /// A wait that lasts this long has failed. Tests wait for a level, and this only ends those that wait in vain.
 pub const PATIENCE: Duration = Duration::from_secs(30);
@@ -239,6 +240,20 @@ pub async fn pods(ca: &Ca, count: usize) -> Vec<Origin> {
 
 pub fn addresses(pods: &[Origin]) -> Vec<SocketAddr> {
     pods.iter().map(Origin::address).collect()
+}
+
+/// A listener that answers no SYN: its accept queue is full, and stays so as long as the sockets are held.
+pub async fn black_hole() -> (SocketAddr, TcpListener, Vec<TcpStream>) {
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.bind(([127, 0, 0, 1], 0).into()).unwrap();
+    let listener = socket.listen(1).unwrap();
+    let address = listener.local_addr().unwrap();
+    let mut held = Vec::new();
+    let half_a_second = Duration::from_millis(500);
+    while let Ok(stream) = tokio::time::timeout(half_a_second, TcpStream::connect(address)).await {
+        held.push(stream.unwrap());
+    }
+    (address, listener, held)
 }
 
 /// A client as a sidecar is one: it offers `istio` and verifies the pod's SPIFFE identity.

@@ -3,6 +3,8 @@
 // Control planes still send what Envoy has deprecated.
 #![allow(deprecated)]
 
+use std::net::IpAddr;
+
 use eastgate_proto::Message;
 use eastgate_proto::envoy::config::cluster::v3 as wire;
 use eastgate_proto::envoy::config::core::v3 as core;
@@ -13,9 +15,9 @@ use eastgate_proto::google::protobuf as pb;
 use wire::cluster::{ClusterDiscoveryType, DiscoveryType, DnsLookupFamily};
 
 use super::endpoints::{self, Assignment, Names};
-use super::values::{self, duration};
+use super::values::{self, Address, duration};
 use super::{Findings, Problem, health, load_balancing};
-use crate::cluster::{Cluster, Dns, DnsFamily, LocalityEndpoints, ProxyVersion, Skipped};
+use crate::cluster::{Cluster, Dns, DnsFamily, LocalityEndpoints, ProxyVersion, RetryBudget, Skipped};
 
 /// What `dns_refresh_rate` is where it is left out.
 const DNS_REFRESH: std::time::Duration = std::time::Duration::from_secs(5);
@@ -96,7 +98,9 @@ fn config(message: wire::Cluster, findings: &mut Findings) -> Result<ClusterConf
         cluster.connect_timeout = std::time::Duration::from_secs(5);
     }
     load_balancing::decode(&message, &mut cluster)?;
-    circuit_breakers(&message, &mut cluster);
+    circuit_breakers(&message, &mut cluster)?;
+    cluster.source_addresses = sources(message.upstream_bind_config.as_ref())
+        .map_err(|problem| problem.inside("upstream_bind_config"))?;
     cluster.outlier_detection = health::outlier_detection(message.outlier_detection)?;
     cluster.health_checks = health::checks(message.health_checks)?;
     cluster.close_on_health_failure = message.close_connections_on_host_health_failure;
@@ -230,14 +234,68 @@ fn family(value: i32) -> DnsFamily {
 }
 
 /// The thresholds of the default priority are the ones of TCP. Istio writes the largest number for "no limit".
-fn circuit_breakers(message: &wire::Cluster, cluster: &mut Cluster) {
-    let thresholds = message.circuit_breakers.iter().flat_map(|breakers| &breakers.thresholds);
-    let Some(limits) = thresholds.into_iter().find(|limits| limits.priority == 0) else { return };
+fn circuit_breakers(message: &wire::Cluster, cluster: &mut Cluster) -> Result<(), Problem> {
+    let Some(breakers) = &message.circuit_breakers else { return Ok(()) };
     let limit =
         |value: Option<pb::UInt32Value>| value.map(|value| value.value).filter(|value| *value != u32::MAX);
+    let of_each = breakers.per_host_thresholds.iter().find(|limits| limits.priority == 0);
+    cluster.max_connections_per_endpoint = of_each.and_then(|limits| limit(limits.max_connections));
+    let Some(limits) = breakers.thresholds.iter().find(|limits| limits.priority == 0) else { return Ok(()) };
     cluster.max_connections = limit(limits.max_connections);
     cluster.max_pending_connections = limit(limits.max_pending_requests);
     cluster.max_retries = limit(limits.max_retries);
+    if let Some(budget) = limits.retry_budget {
+        let field = "circuit_breakers.thresholds.retry_budget.budget_percent";
+        let default = RetryBudget::default();
+        cluster.retry_budget = Some(RetryBudget {
+            percent: values::percent(field, budget.budget_percent)?.unwrap_or(default.percent),
+            min_concurrency: budget
+                .min_retry_concurrency
+                .map_or(default.min_concurrency, |least| least.value),
+        });
+    }
+    Ok(())
+}
+
+/// Where connections to the cluster come from.
+fn sources(config: Option<&core::BindConfig>) -> Result<Vec<IpAddr>, Problem> {
+    use core::address::Address::SocketAddress;
+    let Some(config) = config else { return Ok(Vec::new()) };
+    let extra = &config.extra_source_addresses;
+    let unsafe_fields = [
+        (
+            config.freebind.is_some_and(|freebind| freebind.value),
+            "freebind",
+            "addresses are this machine's own",
+        ),
+        (!config.socket_options.is_empty(), "socket_options", "sockets get no options of others"),
+        (
+            extra.iter().any(|one| one.socket_options.is_some()),
+            "extra_source_addresses.socket_options",
+            "sockets get no options of others",
+        ),
+        (
+            config.local_address_selector.is_some(),
+            "local_address_selector",
+            "the first address of the endpoint's family is taken",
+        ),
+    ];
+    if let Some((_, field, reason)) = unsafe_fields.into_iter().find(|(present, ..)| *present) {
+        return Err(Problem::at(field, reason));
+    }
+    let addresses = config.source_address.iter().map(|address| ("source_address", Some(address)));
+    let addresses = addresses.chain(extra.iter().map(|one| ("extra_source_addresses", one.address.as_ref())));
+    let more = config.additional_source_addresses.iter();
+    let addresses = addresses.chain(more.map(|address| ("additional_source_addresses", Some(address))));
+    let checked = addresses.map(|(field, address)| {
+        let address = core::Address { address: address.cloned().map(SocketAddress) };
+        match values::address(field, Some(&address))? {
+            Address::Ip(address) if address.port() == 0 => Ok(address.ip()),
+            Address::Ip(_) => Err(Problem::at(field, "a port would do for one connection; give 0")),
+            Address::Name(..) | Address::Internal => Err(Problem::at(field, "it is no IP address")),
+        }
+    });
+    checked.collect()
 }
 
 fn refuse_what_is_unsafe(message: &wire::Cluster) -> Result<(), Problem> {
@@ -254,7 +312,6 @@ fn refuse_what_is_unsafe(message: &wire::Cluster) -> Result<(), Problem> {
             "lb_subset_config",
             "endpoints are not chosen by their metadata here, and its fallback_policy is not ANY_ENDPOINT",
         ),
-        (message.upstream_bind_config.is_some(), "upstream_bind_config", "source addresses are not set here"),
         (
             message.transport_socket_matcher.is_some(),
             "transport_socket_matcher",

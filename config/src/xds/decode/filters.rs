@@ -190,6 +190,9 @@ impl Reader {
         self.options.max_connect_attempts = attempts;
         self.options.max_connection_duration =
             duration("max_downstream_connection_duration", message.max_downstream_connection_duration)?;
+        let jitter = message.max_downstream_connection_duration_jitter_percentage;
+        self.options.max_duration_jitter_percent =
+            values::percent("max_downstream_connection_duration_jitter_percentage", jitter)?;
         self.options.access_log = !message.access_log.is_empty();
         self.options.hash_policy = match message.hash_policy.first().map(|one| &one.policy_specifier) {
             None | Some(None) => None,

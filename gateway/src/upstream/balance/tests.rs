@@ -23,6 +23,7 @@ fn in_group(group: usize, port: u16, weight: u32, health: Health) -> Arc<Endpoin
         gateway: None,
         check_host: String::new(),
         check_port: None,
+        additional: Box::default(),
         stats: Arc::new(Stats::new(Instant::now())),
     })
 }
@@ -115,8 +116,8 @@ fn least_request_follows_the_weights_and_random_does_not() {
 #[test]
 fn least_request_prefers_the_less_busy_of_two() {
     let endpoints = endpoints(&[1, 1]);
+    let busy: Vec<_> = (0..10).map(|_| InUse::take(&endpoints[0], 0, 0)).collect();
     let balancer = balancer(Policy::LeastRequest, &endpoints);
-    let busy: Vec<_> = (0..10).map(|_| InUse::new(Arc::clone(&endpoints[0]))).collect();
     let counts = spread(&balancer, 4_000);
     // The busy one is taken only when both draws name it: one time in four.
     assert!((800..1_200).contains(&counts[&1]), "{counts:?}");

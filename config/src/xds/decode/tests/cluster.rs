@@ -158,9 +158,16 @@ fn the_settings_of_a_destination_rule_arrive() {
             max_connections: number(7),
             max_pending_requests: number(u32::MAX),
             max_retries: number(3),
+            retry_budget: Some(wire::circuit_breakers::thresholds::RetryBudget {
+                budget_percent: Some(Percent { value: 35.5 }),
+                ..Default::default()
+            }),
             ..Default::default()
         }],
-        ..Default::default()
+        per_host_thresholds: vec![wire::circuit_breakers::Thresholds {
+            max_connections: number(2),
+            ..Default::default()
+        }],
     });
     message.outlier_detection = Some(wire::OutlierDetection {
         consecutive_5xx: number(9),
@@ -324,6 +331,35 @@ fn least_request_is_taken_over_with_its_choices_and_bias_or_a_look_at_all() {
 }
 
 #[test]
+fn connections_come_from_the_addresses_that_are_named() {
+    let socket = |address: &str, port| core::SocketAddress {
+        address: address.into(),
+        port_specifier: Some(core::socket_address::PortSpecifier::PortValue(port)),
+        ..Default::default()
+    };
+    let message = |config: core::BindConfig| {
+        let mut message = eds_message("x", 1);
+        message.upstream_bind_config = Some(config);
+        message
+    };
+    let extra = core::ExtraSourceAddress { address: Some(socket("fd00::9", 0)), ..Default::default() };
+    let both = core::BindConfig {
+        source_address: Some(socket("10.0.0.9", 0)),
+        extra_source_addresses: vec![extra],
+        ..Default::default()
+    };
+    let addresses = decoded(message(both)).cluster.source_addresses;
+    assert_eq!(addresses.iter().map(ToString::to_string).collect::<Vec<_>>(), ["10.0.0.9", "fd00::9"]);
+    for (address, port) in [("10.0.0.9", 80), ("a.b", 0)] {
+        let config = core::BindConfig { source_address: Some(socket(address, port)), ..Default::default() };
+        assert!(refused(message(config)).starts_with("upstream_bind_config.source_address"));
+    }
+    let freebind = Some(pb::BoolValue { value: true });
+    let config = core::BindConfig { freebind, ..Default::default() };
+    assert!(refused(message(config)).starts_with("upstream_bind_config.freebind"));
+}
+
+#[test]
 fn what_would_send_connections_elsewhere_is_refused_by_its_field() {
     let mut subsets = eds_message("x", 1);
     subsets.lb_subset_config = Some(wire::cluster::LbSubsetConfig {
@@ -334,9 +370,6 @@ fn what_would_send_connections_elsewhere_is_refused_by_its_field() {
     let any_endpoint = wire::cluster::lb_subset_config::LbSubsetFallbackPolicy::AnyEndpoint;
     subsets.lb_subset_config.as_mut().unwrap().set_fallback_policy(any_endpoint);
     assert!(decode(subsets).is_ok());
-    let mut bind = eds_message("x", 1);
-    bind.upstream_bind_config = Some(core::BindConfig::default());
-    assert!(refused(bind).starts_with("upstream_bind_config"));
     assert!(refused(eds_message("x", 0)).starts_with("connect_timeout"));
     assert!(refused(eds_message("x", -1)).starts_with("connect_timeout"));
     assert!(refused(eds_message("x", i64::MAX)).starts_with("connect_timeout"));
