@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use arc_swap::ArcSwap;
 use eastgate_config::bootstrap::{self, HashBy, Settings};
 use eastgate_config::cidr::Cidr;
-use eastgate_config::cluster::{self as config, Keepalive, Resolutions};
+use eastgate_config::cluster::{self as config, Resolutions};
 use eastgate_config::endpoint::{Address, Endpoint};
 use eastgate_config::listener::{Ends, HashPolicy, Role};
 use eastgate_config::server_name::ServerName;

@@ -61,7 +61,7 @@ fn quotas(cluster: &Arc<Cluster>, rules: &Shed) -> Option<(String, HashMap<Socke
         return None;
     }
     let balancer = cluster.balancer();
-    let endpoints = balancer.endpoints();
+    let endpoints: Vec<_> = balancer.endpoints().collect();
     let loads: Vec<_> = endpoints.iter().map(|endpoint| (endpoint.weight, endpoint.stats.active())).collect();
     let surplus = surplus(&loads, rules.tolerance_percent);
     let quotas: HashMap<_, _> = endpoints

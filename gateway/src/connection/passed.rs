@@ -160,5 +160,5 @@ async fn enter(state: State, handed: Handed, stream: TcpStream, listener: &Liste
     let handed = Cell::new(Some(Box::new(handed)));
     let patience = Patience { idle: state.idle_timeout, age: state.max_age, keepalive: state.keepalive };
     let patience = Box::new(patience);
-    Some(Tunnel { open, handed, patience, _counted: None })
+    Some(Tunnel { open, handed, patience })
 }

@@ -131,7 +131,7 @@ fn kept(how: LeastRequest, weights: &[u32], connections: usize) -> Vec<u32> {
     let config = Cluster { least_request: how, ..config(Policy::LeastRequest) };
     let balancer = Balancer::new(&config, &endpoints, terms());
     let mut draw = chance(3);
-    let pick = |_| InUse::new(Arc::clone(balancer.pick(&[], None, Instant::now(), &mut draw).unwrap()));
+    let pick = |_| InUse::take(balancer.pick(&[], None, Instant::now(), &mut draw).unwrap(), 0, 0).unwrap();
     let _open: Vec<_> = (0..connections).map(pick).collect();
     endpoints.iter().map(|endpoint| endpoint.stats.active()).collect()
 }
@@ -159,7 +159,7 @@ fn more_choices_and_a_look_at_all_come_closer_to_even() {
 fn a_look_at_all_gives_equal_ones_the_same_chance() {
     let least_request = LeastRequest { full_scan: true, ..LeastRequest::default() };
     let endpoints = endpoints(&[1, 1, 1]);
-    let _busy = InUse::new(Arc::clone(&endpoints[1]));
+    let _busy = InUse::take(&endpoints[1], 0, 0).unwrap();
     let config = Cluster { least_request, ..config(Policy::LeastRequest) };
     let counts = spread(&Balancer::new(&config, &endpoints, terms()), 2_000);
     assert!(!counts.contains_key(&2) && (900..1_100).contains(&counts[&1]), "{counts:?}");
@@ -230,7 +230,7 @@ fn peak_ewma_spreads_by_open_connections_where_all_are_as_fast_and_asks_a_new_on
     let mut open = Vec::new();
     let mut opened = |count| {
         for _ in 0..count {
-            open.push(InUse::new(Arc::clone(balancer.pick(&[], None, now, &mut draw).unwrap())));
+            open.push(InUse::take(balancer.pick(&[], None, now, &mut draw).unwrap(), 0, 0).unwrap());
         }
         endpoints.iter().map(|endpoint| endpoint.stats.active()).collect::<Vec<_>>()
     };
