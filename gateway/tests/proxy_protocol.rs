@@ -117,7 +117,7 @@ async fn haproxy_tells_who_its_client_is_in_either_version() {
         };
         let records = tokio::time::timeout(PATIENCE, waiting).await.expect("the client's record");
         let said = records[count - 1]["proxied"].as_str();
-        assert_eq!(said, (count == 2).then(|| "unique_id=id-127.0.0.55").as_deref());
+        assert_eq!(said, (count == 2).then_some("unique_id=id-127.0.0.55"));
     }
 }
 
