@@ -12,8 +12,9 @@ use serde_json::{Value, json};
 use super::{Format, Sight};
 use crate::upstream::Cluster;
 use crate::upstream::cluster::Limit;
-use crate::upstream::endpoint::Endpoint;
+use crate::upstream::endpoint::{Endpoint, Out};
 use crate::upstream::health::Outcome;
+use crate::upstream::state::EndpointState;
 
 pub(super) async fn all(State(sight): State<Sight>, Query(format): Query<Format>) -> Response {
     let table = sight.table.load_full();
@@ -51,8 +52,13 @@ fn cluster_json(cluster: &Arc<Cluster>) -> Value {
         "hellos": hellos(stats.hellos.each_ref().map(|count| count.load(Relaxed))),
         "to_upstream_bytes": stats.to_upstream.load(Relaxed),
         "to_client_bytes": stats.to_client.load(Relaxed),
-        "endpoints": cluster.endpoints.iter().map(|endpoint| endpoint_json(endpoint)).collect::<Vec<_>>(),
+        "endpoints": cluster.endpoints.iter().map(|one| endpoint_json(cluster, one)).collect::<Vec<_>>(),
     })
+}
+
+/// Would the endpoint be given a new connection?
+fn is_chosen(cluster: &Cluster, endpoint: &Endpoint) -> bool {
+    cluster.balancer().endpoints().iter().any(|chosen| chosen.address == endpoint.address)
 }
 
 /// ClientHellos by what became of them.
@@ -64,13 +70,17 @@ fn hellos(counts: [u64; Outcome::KINDS.len()]) -> Value {
         .collect()
 }
 
-fn endpoint_json(endpoint: &Endpoint) -> Value {
+fn endpoint_json(cluster: &Cluster, endpoint: &Endpoint) -> Value {
+    let state = EndpointState::new(endpoint, is_chosen(cluster, endpoint));
     json!({
         "address": endpoint.address,
         "workload": endpoint.workload,
         "locality": endpoint.locality,
         "weight": endpoint.weight,
         "health": endpoint.health,
+        "health_flags": state.health_flags,
+        "takes_connections": state.takes_connections,
+        "why_out": state.why_out,
         "active": endpoint.stats.active(),
         "connecting": endpoint.stats.connecting(),
         "connected": endpoint.stats.connected(),
@@ -98,7 +108,11 @@ fn status_json(cluster: &Cluster) -> Value {
                 { "name": "cx_active", "type": "GAUGE", "value": endpoint.stats.active().to_string() },
                 { "name": "cx_total", "type": "COUNTER", "value": endpoint.stats.connected().to_string() },
             ],
-            "health_status": { "eds_health_status": health },
+            "health_status": {
+                "eds_health_status": health,
+                "failed_outlier_check": endpoint.stats.out().any(|out| out == Out::Outlier),
+                "failed_active_health_check": endpoint.stats.out().any(|out| out == Out::FailedCheck),
+            },
             "weight": endpoint.weight,
             "hostname": endpoint.workload,
             "locality": { "region": locality.region, "zone": locality.zone, "sub_zone": locality.subzone },
@@ -126,10 +140,7 @@ fn lines(text: &mut String, cluster: &Cluster) {
     for endpoint in &cluster.endpoints {
         let stats = &endpoint.stats;
         let failed = stats.refused() + stats.timed_out();
-        let health = match endpoint.health {
-            Health::Healthy => "healthy".to_owned(),
-            other => format!("/failed_eds_health/{other:?}"),
-        };
+        let state = EndpointState::new(endpoint, is_chosen(cluster, endpoint));
         let mut endpoint_line = |key: &str, value: &dyn std::fmt::Display| {
             line(&format!("{}::{key}", endpoint.address), value);
         };
@@ -137,10 +148,13 @@ fn lines(text: &mut String, cluster: &Cluster) {
         endpoint_line("cx_connect_fail", &failed);
         endpoint_line("cx_total", &stats.connected());
         endpoint_line("hostname", &endpoint.workload);
-        endpoint_line("health_flags", &health);
+        endpoint_line("health_flags", &state.health_flags);
         endpoint_line("weight", &endpoint.weight);
         endpoint_line("region", &endpoint.locality.region);
         endpoint_line("zone", &endpoint.locality.zone);
         endpoint_line("sub_zone", &endpoint.locality.subzone);
+        if let Some(why) = &state.why_out {
+            endpoint_line("why_out", why);
+        }
     }
 }
