@@ -14,6 +14,7 @@ use crate::upstream::Cluster;
 use crate::upstream::cluster::Limit;
 use crate::upstream::endpoint::{Endpoint, Out};
 use crate::upstream::health::{Outcome, reasons};
+use crate::upstream::state::EndpointState;
 
 pub(super) async fn all(State(sight): State<Sight>, Query(format): Query<Format>) -> Response {
     let table = sight.table.load_full();
@@ -51,8 +52,13 @@ fn cluster_json(cluster: &Arc<Cluster>) -> Value {
         "hellos": hellos(stats.hellos.counts()),
         "to_upstream_bytes": stats.to_upstream.load(Relaxed),
         "to_client_bytes": stats.to_client.load(Relaxed),
-        "endpoints": cluster.endpoints.iter().map(|endpoint| endpoint_json(endpoint)).collect::<Vec<_>>(),
+        "endpoints": cluster.endpoints.iter().map(|one| endpoint_json(cluster, one)).collect::<Vec<_>>(),
     })
+}
+
+/// Would the endpoint be given a new connection?
+fn is_chosen(cluster: &Cluster, endpoint: &Endpoint) -> bool {
+    cluster.balancer().endpoints().iter().any(|chosen| chosen.address == endpoint.address)
 }
 
 /// ClientHellos by what became of them.
@@ -64,7 +70,8 @@ fn hellos(counts: [u64; Outcome::KINDS.len()]) -> Value {
         .collect()
 }
 
-fn endpoint_json(endpoint: &Endpoint) -> Value {
+fn endpoint_json(cluster: &Cluster, endpoint: &Endpoint) -> Value {
+    let state = EndpointState::new(endpoint, is_chosen(cluster, endpoint));
     json!({
         "address": endpoint.address,
         "workload": endpoint.workload,
@@ -72,6 +79,9 @@ fn endpoint_json(endpoint: &Endpoint) -> Value {
         "weight": endpoint.weight,
         "health": endpoint.health,
         "out": reasons(endpoint).iter().map(ToString::to_string).collect::<Vec<_>>(),
+        "health_flags": state.health_flags,
+        "takes_connections": state.takes_connections,
+        "why_out": state.why_out,
         "active": endpoint.stats.active(),
         "connecting": endpoint.stats.connecting(),
         "connected": endpoint.stats.connected(),
@@ -135,16 +145,7 @@ fn lines(text: &mut String, cluster: &Cluster) {
     for endpoint in &cluster.endpoints {
         let stats = &endpoint.stats;
         let failed = stats.refused() + stats.timed_out();
-        let health = match endpoint.health {
-            Health::Healthy => String::new(),
-            other => format!("/failed_eds_health/{other:?}"),
-        };
-        let flags = [(Out::FailedCheck, "/failed_active_hc"), (Out::Outlier, "/failed_outlier_check")];
-        let found = flags.into_iter().filter(|(reason, _)| is_out(endpoint, *reason)).map(|(_, flag)| flag);
-        let health = match health + &found.collect::<String>() {
-            flags if flags.is_empty() => "healthy".to_owned(),
-            flags => flags,
-        };
+        let state = EndpointState::new(endpoint, is_chosen(cluster, endpoint));
         let mut endpoint_line = |key: &str, value: &dyn std::fmt::Display| {
             line(&format!("{}::{key}", endpoint.address), value);
         };
@@ -152,7 +153,7 @@ fn lines(text: &mut String, cluster: &Cluster) {
         endpoint_line("cx_connect_fail", &failed);
         endpoint_line("cx_total", &stats.connected());
         endpoint_line("hostname", &endpoint.workload);
-        endpoint_line("health_flags", &health);
+        endpoint_line("health_flags", &state.health_flags);
         for reason in reasons(endpoint) {
             endpoint_line("out", &reason);
         }
@@ -160,5 +161,8 @@ fn lines(text: &mut String, cluster: &Cluster) {
         endpoint_line("region", &endpoint.locality.region);
         endpoint_line("zone", &endpoint.locality.zone);
         endpoint_line("sub_zone", &endpoint.locality.subzone);
+        if let Some(why) = &state.why_out {
+            endpoint_line("why_out", why);
+        }
     }
 }

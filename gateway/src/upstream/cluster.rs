@@ -125,9 +125,7 @@ impl Limit {
     /// Where it is set.
     pub fn field(self) -> &'static str {
         match self {
-            Self::Connections => {
-                "DestinationRule connectionPool.tcp.maxConnections, or max_connections of the Cluster's circuit breakers"
-            }
+            Self::Connections => "DestinationRule connectionPool.tcp.maxConnections",
             Self::Pending => "max_pending_requests of the Cluster's circuit breakers",
             Self::Retries => {
                 "retry_budget or max_retries of the Cluster's circuit breakers, or upstream.retry_budget"
