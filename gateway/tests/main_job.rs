@@ -5,7 +5,7 @@
 mod support;
 
 use std::collections::BTreeMap;
-use std::net::{Shutdown, SocketAddr};
+use std::net::Shutdown;
 
 use eastgate_loadtest::ca::Ca;
 use eastgate_loadtest::content;

@@ -58,7 +58,8 @@ fn cluster_json(cluster: &Arc<Cluster>) -> Value {
 
 /// Would the endpoint be given a new connection?
 fn is_chosen(cluster: &Cluster, endpoint: &Endpoint) -> bool {
-    cluster.balancer().endpoints().iter().any(|chosen| chosen.address == endpoint.address)
+    let balancer = cluster.balancer();
+    balancer.endpoints().any(|chosen| chosen.address == endpoint.address)
 }
 
 /// ClientHellos by what became of them.
