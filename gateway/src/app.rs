@@ -12,7 +12,6 @@ use eastgate_config::bootstrap::{Drain, Settings};
 use eastgate_config::istio::Options;
 use eastgate_config::route::Rewrite;
 use eastgate_config::snapshot::Snapshot;
-use eastgate_config::xds::Node;
 use sd_notify::NotifyState;
 use tokio::sync::{mpsc, watch};
 use tokio::task::{JoinError, JoinSet};
@@ -22,7 +21,7 @@ use crate::accept::{self, Admission, Threads};
 use crate::access_log::{self, AccessLog};
 use crate::admin::{self, ClusterMetrics, Sight};
 use crate::closing::{self, Closed, Closing};
-use crate::control_plane::{self, Handle};
+use crate::control_plane::Handle;
 use crate::dns;
 use crate::drain::{Leaving, Phase};
 use crate::gate::{Gate, PerClient};
@@ -35,7 +34,7 @@ use crate::publish::Publisher;
 use crate::readiness::{Readiness, Wait};
 use crate::restart::{self, Sockets, Successor};
 use crate::shed;
-use crate::source::{certificates, files, kubernetes, upstream_tls, vm, xds};
+use crate::source::{certificates, upstream_tls};
 use crate::table::Table;
 use crate::tls::client::Known;
 use crate::tls::{Clients, Mesh};
@@ -44,9 +43,11 @@ use crate::upstream::resolve;
 
 mod handover;
 mod listening;
+mod sources;
 
 use handover::Handover;
 use listening::{listen, serve};
+use sources::source;
 
 /// What readiness waits for once the gateway leaves.
 const DRAIN: &str = "the end of the drain";
@@ -285,9 +286,11 @@ impl App {
     pub async fn ready(&mut self) -> anyhow::Result<BTreeMap<String, SocketAddr>> {
         while !self.readiness.waiting_for().is_empty() {
             tokio::select! {
-                changed = self.bound.changed() => changed.context("the listeners are gone")?,
+                // What ends first is why the others do.
+                biased;
                 ended = self.tasks.join_next() => return Err(why(ended)),
                 ended = self.accepting.join_next() => return Err(why(ended)),
+                changed = self.bound.changed() => changed.context("the listeners are gone")?,
             }
         }
         // A part that has ended has given back what it was waited for.
@@ -300,6 +303,7 @@ impl App {
     /// Returns only when a part of the gateway has ended that should not have, or another process has taken over.
     pub async fn ended(&mut self) -> End {
         tokio::select! {
+            biased;
             ended = self.tasks.join_next() => End::Failed(why(ended)),
             ended = self.accepting.join_next() => End::Failed(why(ended)),
             Some(successor) = self.successors.recv() => End::Succeeded(successor),
@@ -396,54 +400,6 @@ fn why(ended: Option<Result<anyhow::Result<()>, JoinError>>) -> anyhow::Error {
         Some(Err(panic)) => panic.into(),
         Some(Ok(Ok(()))) | None => anyhow::anyhow!("a part of the gateway ended by itself"),
     }
-}
-
-/// Where snapshots come from: one of the sources.
-fn source(
-    tasks: &mut JoinSet<anyhow::Result<()>>,
-    settings: &Arc<Settings>,
-    metrics: &Metrics,
-    (readiness, mesh): (&Readiness, &Arc<Mesh>),
-    snapshots: watch::Sender<Option<Arc<Snapshot>>>,
-) -> anyhow::Result<(Option<Handle>, Node)> {
-    if let Some(directory) = settings.vm.config_dir.clone() {
-        let ends = vm::Ends { snapshots, mesh: Arc::clone(mesh), metrics: metrics.clone() };
-        let running = vm::run(directory, Arc::clone(settings), options(settings)?, ends);
-        tasks.spawn(async move { Ok(running.await?) });
-        return Ok((None, Node::default()));
-    }
-    if let Some(root) = settings.source.mesh_dir.clone() {
-        let options = options(settings)?;
-        tasks.spawn(async move { Ok(files::run(root, options, snapshots).await?) });
-        return Ok((None, Node::default()));
-    }
-    if settings.source.kubernetes.config.is_some() {
-        let (options, settings) = (options(settings)?, Arc::clone(settings));
-        let ends = kubernetes::Ends { snapshots, metrics: metrics.kubernetes.clone() };
-        tasks.spawn(async move { Ok(kubernetes::run(settings, options, ends).await?) });
-        return Ok((None, Node::default()));
-    }
-    let identity = xds::identity(settings);
-    if let Some(path) = settings.source.xds_file.clone() {
-        let (options, node) = (settings.xds_options(), identity.node.clone());
-        tasks.spawn(async move { Ok(xds::file::run(path, options, &identity, snapshots).await?) });
-        return Ok((None, node));
-    }
-    anyhow::ensure!(
-        !settings.xds.addresses.is_empty(),
-        "nothing to serve: give --mesh-dir DIR (source.mesh_dir in the settings) with Istio and Kubernetes YAML, \
-         --kubernetes (source.kubernetes.config), --xds ADDRESS (xds.addresses) of a control plane, or --xds-file FILE (source.xds_file) of xDS resources",
-    );
-    let (handle, commands) = control_plane::handle();
-    let (metrics, readiness) = (metrics.xds.clone(), readiness.clone());
-    let ends = xds::Ends { snapshots, metrics, readiness, commands };
-    let node = identity.node.clone();
-    let running = xds::run(Arc::clone(settings), identity, ends);
-    tasks.spawn(async move {
-        running.await;
-        Ok(())
-    });
-    Ok((Some(handle), node))
 }
 
 /// The control side: source → publisher ← resolver, publisher → files of TLS, and what watches the endpoints.

@@ -140,8 +140,7 @@ async fn connections_go_where_endpoints_are_well_by_priority_and_locality() {
 /// Waits until the gateway has heard who is ill, and that the others are not.
 async fn is_known(gateway: &Fed, pods: &[SocketAddr], ill: &[(usize, usize)]) {
     let line = |(index, pod): (usize, &SocketAddr)| {
-        let health =
-            if ill.contains(&(index / 3, index % 3)) { "/failed_eds_health/Unhealthy" } else { "healthy" };
+        let health = if ill.contains(&(index / 3, index % 3)) { "/failed_eds_health" } else { "healthy" };
         format!("{NAME}::{pod}::health_flags::{health}\n")
     };
     let lines: Vec<_> = pods.iter().enumerate().map(line).collect();

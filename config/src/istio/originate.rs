@@ -211,10 +211,16 @@ fn chain(
             format!("{host} has no endpoints; connections to it will be closed"),
         );
     }
-    out.cluster(&name, members.iter(), &policy, world.options);
+    // Two entries may have one host, and each its own idea of who is behind it.
+    let other = out.clusters.get(&name).is_some_and(|known| known.tls != policy.upstream_tls);
+    let cluster = match other {
+        true => format!("{name}@{}/{}", object.name.namespace, object.name.name),
+        false => name.clone(),
+    };
+    out.cluster(&cluster, members.iter(), &policy, world.options);
     let chain = FilterChain {
         matches: ChainMatch::of_port(port),
-        route: Route::to(name.clone()),
+        route: Route::to(cluster),
         idle_timeout: policy.pool.and_then(|pool| pool.idle_timeout),
         options: ChainOptions::default(),
         name: name.into(),
@@ -258,6 +264,20 @@ mod tests {
         assert_eq!(snapshot.clusters[name].tls.as_deref(), Some(&UpstreamTls::mesh(name)));
         let endpoint = snapshot.clusters[name].endpoints().next().unwrap().address.to_string();
         assert_eq!((chain.route.clusters[0].name.as_str(), endpoint.as_str()), (name, "192.0.2.1:15443"));
+    }
+
+    #[test]
+    fn two_entries_of_one_host_each_say_who_may_be_behind_it() {
+        let other = "  addresses: [127.255.0.4]\n  subjectAltNames: ['spiffe://td/ns/bar/sa/a']\n";
+        let text = entry("httpbin", "  addresses: [127.255.0.3]\n")
+            + &entry("httpbin", other).replacen("name: httpbin,", "name: strict,", 1);
+        let snapshot = snapshot(&text, None);
+        let names = |address: &str| {
+            let route = &snapshot.listeners[&format!("outbound_{address}_8000")].filter_chains[0].route;
+            snapshot.clusters[&route.clusters[0].name].tls.as_ref().unwrap().subject_alt_names.clone()
+        };
+        assert_eq!(names("127.255.0.3"), [""; 0]);
+        assert_eq!(names("127.255.0.4"), ["spiffe://td/ns/bar/sa/a"]);
     }
 
     #[test]

@@ -14,6 +14,10 @@ use super::{Inspector, Refusal};
 
 const HEADER: usize = 5;
 const HANDSHAKE: u8 = 22;
+/// Of every version since SSL 3.
+const MAJOR: u8 = 3;
+/// From change_cipher_spec to heartbeat. What is of no other kind is no TLS: no server takes a hello from behind it.
+const KINDS: std::ops::RangeInclusive<u8> = 20..=24;
 
 /// Follows a client's bytes behind its first ClientHello until the second one is there.
 #[derive(Debug)]
@@ -32,7 +36,8 @@ pub struct Second {
 pub enum Progress {
     /// These may be passed on; the second hello is still to come.
     Before(Vec<u8>),
-    /// The second hello is whole and names the same server: these may be passed on, and whatever comes.
+    /// The second hello is whole and names the same server, or there will be none because this is no TLS: these may be
+    /// passed on, and whatever comes.
     Same(Vec<u8>),
 }
 
@@ -80,7 +85,12 @@ impl Second {
             self.skip -= passed;
             at += passed;
             match self.held.get(at..) {
-                Some([HANDSHAKE, ..]) => break,
+                Some([HANDSHAKE, MAJOR, ..]) => break,
+                Some([kind, rest @ ..])
+                    if !KINDS.contains(kind) || rest.first().is_some_and(|major| *major != MAJOR) =>
+                {
+                    return Ok(Progress::Same(std::mem::take(&mut self.held)));
+                }
                 Some([_, _, _, high, low, ..]) => {
                     self.skip = HEADER + usize::from(u16::from_be_bytes([*high, *low]));
                 }
@@ -137,6 +147,14 @@ mod tests {
 
     const CHANGE: &[u8] = &[20, 3, 3, 0, 1, 1];
     const EARLY: &[u8] = &[23, 3, 3, 0, 4, 22, 22, 22, 22];
+
+    #[test]
+    fn what_is_no_tls_is_let_through_because_no_hello_can_come_behind_it() {
+        for opaque in [&b"GET / HTTP/1.1"[..], &[22, 9, 9], &[255; 40]] {
+            let bytes = [CHANGE, opaque].concat();
+            assert_eq!(second().push(&bytes), Ok(Progress::Same(bytes)));
+        }
+    }
 
     #[test]
     fn the_same_name_goes_on_and_another_does_not() {

@@ -100,9 +100,9 @@ impl Balancer {
         Self { sums: sums.collect(), groups, by_key, panics: threshold > 0 }
     }
 
-    /// The endpoints that may be chosen.
+    /// The endpoints that new connections go to, as long as none of them fails.
     pub fn endpoints(&self) -> impl Iterator<Item = &Arc<Endpoint>> {
-        self.groups.iter().flat_map(Group::endpoints)
+        self.groups.iter().filter(|group| group.share > 0).flat_map(Group::endpoints)
     }
 
     /// The groups, in the order in which they stand in for one another.
