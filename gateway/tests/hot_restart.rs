@@ -164,6 +164,9 @@ async fn through(address: SocketAddr, pod: &TcpListener) -> (TcpStream, TcpStrea
     client.write_all(&hello).await.unwrap();
     let (mut upstream, _) = pod.accept().await.unwrap();
     upstream.read_exact(&mut vec![0; hello.len()]).await.unwrap();
+    // What is not answered yet is no tunnel, and ends in the process that it began in.
+    upstream.write_all(b"welcome").await.unwrap();
+    client.read_exact(&mut [0; 7]).await.unwrap();
     (client, upstream)
 }
 
