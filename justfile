@@ -59,6 +59,7 @@ scale:
 golden:
     UPDATE=1 cargo test -p eastgate-config --test golden
     UPDATE=1 cargo test -p eastgate --lib -- kubernetes::permissions
+    UPDATE=1 cargo test -p eastgate --test reference
 
 # Three pods of httpbin for the five-minute walk (README)
 pods:
