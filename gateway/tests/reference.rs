@@ -29,7 +29,14 @@ fn the_page_of_settings_is_fresh() {
             let _ = write!(page, "\n## {section}\n\n| setting | default | what it is |\n|---|---|---|\n");
         }
         let default = key.path.split('.').fold(&defaults, |node, part| &node[part]);
-        let _ = writeln!(page, "| `{}`<br>`{}` | {} | {} |", key.path, key.variable(), shown(default), cell(key.meaning));
+        let _ = writeln!(
+            page,
+            "| `{}`<br>`{}` | {} | {} |",
+            key.path,
+            key.variable(),
+            shown(default),
+            cell(key.meaning)
+        );
     }
     holds("settings.md", &page);
 }
@@ -37,7 +44,9 @@ fn the_page_of_settings_is_fresh() {
 #[test]
 fn the_page_of_metrics_is_fresh() {
     let metrics = Metrics::new().unwrap();
-    metrics.register(ClusterMetrics::new(Arc::new(ArcSwap::from_pointee(Table::default()))).unwrap()).unwrap();
+    metrics
+        .register(ClusterMetrics::new(Arc::new(ArcSwap::from_pointee(Table::default()))).unwrap())
+        .unwrap();
     let mut page = format!(
         "# Metrics\n\n{MADE}\n\nAt `/stats/prometheus` of `admin.address`, and of `admin.metrics_address` for scrapers from outside. Labels come from small \
          fixed sets or from the configuration, never from what a client sent.\n\n| metric | labels | what it is |\n|---|---|---|\n"
