@@ -2,12 +2,12 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::sync::Arc;
-use std::time::SystemTime;
+use std::sync::{Arc, Mutex};
+use std::time::{Instant, SystemTime};
 
 use arc_swap::ArcSwap;
 use axum::extract::{Query, State};
-use axum::http::{StatusCode, header};
+use axum::http::StatusCode;
 use axum::response::{IntoResponse, Json, Response};
 use axum::routing::{Router, get, post};
 use eastgate_config::names::Name;
@@ -15,17 +15,28 @@ use eastgate_config::server_name::Pattern;
 use eastgate_config::xds::Node;
 use serde::Deserialize;
 use serde_json::json;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 
 use crate::control_plane::Handle;
 use crate::metrics::Metrics;
-use crate::readiness::Readiness;
+use crate::open::Registry;
+use crate::readiness::{Readiness, Wait};
 use crate::table::Table;
+use crate::tls::Mesh;
 
 mod cluster_metrics;
 mod clusters;
 mod config_dump;
+mod connections;
 mod explain;
+mod failures;
+mod page;
+pub mod port;
+mod process;
+mod routes;
+mod sockets;
+mod stats;
+mod top;
 mod xds;
 
 pub use cluster_metrics::ClusterMetrics;
@@ -46,41 +57,63 @@ pub struct Sight {
     pub xds: Option<Handle>,
     /// Who we say we are to control planes.
     pub node: Arc<Node>,
+    /// The process's own end of the mesh's TLS.
+    pub mesh: Arc<Mesh>,
+    /// A way to ask about open connections.
+    pub open: Registry,
+    /// What operators may have the process do.
+    pub orders: Orders,
+    /// When the process began.
+    pub began: Instant,
+    /// Held while an operator wants it not to be ready.
+    pub failed: Arc<Mutex<Option<Wait>>>,
 }
 
-const INDEX: &str = "\
-/ready              200 when the gateway takes connections, else 503 and what it waits for (?verbose)
-/stats/prometheus   metrics
-/clusters           every endpoint with its state and counters (?format=json)
-/listeners          where the listeners are bound (?format=json)
-/config_dump        what is configured, in Envoy's shape (?include_eds, resource, mask, name_regex, include_snapshot)
-/explain            where a connection goes and why (?sni=NAME, alpn, source, port, format=json)
-/names              what DNS answers, host by host (?format=json)
-/rejections         what was refused and why, and notices
-/xds                where the conversation with the control plane stands (?format=json)
-/xds/log            its last pushes, and what each changed (?format=json)
-/xds/diff           what changed between two pushes (?from=VERSION&to=VERSION, ?format=json)
-/xds/release        POST: lets go of what the guard keeps back
-";
+/// What operators may have the process do.
+#[derive(Debug, Clone)]
+pub struct Orders {
+    /// To accept nobody any more.
+    pub stop_accepting: watch::Sender<bool>,
+    /// To leave.
+    pub quit: Arc<Notify>,
+}
 
 /// Everything, for operators.
 pub fn operators(sight: Sight) -> Router {
     Router::new()
-        .route("/", get(async || INDEX))
-        .route("/help", get(async || INDEX))
+        .route("/", get(page::index))
+        .route("/status", get(page::page))
+        .route("/help", get(async || routes::index()))
+        .route("/openapi.json", get(routes::openapi))
         .route("/ready", get(ready))
         .route("/healthz/ready", get(ready))
-        .route("/stats/prometheus", get(stats))
+        .route("/server_info", get(process::server_info))
+        .route("/memory", get(process::memory))
+        .route("/certs", get(process::certs))
+        .route("/hot_restart_version", get(process::hot_restart_version))
+        .route("/logging", get(process::level).post(process::set_level))
+        .route("/healthcheck/fail", post(process::fail))
+        .route("/healthcheck/ok", post(process::ok))
+        .route("/drain_listeners", post(process::drain_listeners))
+        .route("/quitquitquit", post(process::quit))
+        .route("/stats", get(stats::all))
+        .route("/stats/prometheus", get(stats::prometheus))
         .route("/clusters", get(clusters::all))
         .route("/listeners", get(listeners))
         .route("/config_dump", get(config_dump::all))
         .route("/explain", get(explain::explain))
+        .route("/connections", get(connections::all))
+        .route("/connections/kill", post(connections::kill))
+        .route("/top", get(top::top))
+        .route("/failures", get(failures::latest))
         .route("/names", get(names))
         .route("/rejections", get(rejections))
         .route("/xds", get(xds::status))
         .route("/xds/log", get(xds::log))
         .route("/xds/diff", get(xds::diff))
         .route("/xds/release", post(xds::release))
+        .fallback(routes::unknown)
+        .method_not_allowed_fallback(routes::wrong_method)
         .with_state(sight)
 }
 
@@ -91,7 +124,10 @@ pub fn probes(sight: Sight) -> Router {
 
 /// Metrics alone, for a scraper from outside of the pod.
 pub fn scrapes(sight: Sight) -> Router {
-    Router::new().route("/stats/prometheus", get(stats)).route("/metrics", get(stats)).with_state(sight)
+    Router::new()
+        .route("/stats/prometheus", get(stats::prometheus))
+        .route("/metrics", get(stats::prometheus))
+        .with_state(sight)
 }
 
 /// `?format=json`
@@ -124,13 +160,6 @@ async fn ready(State(sight): State<Sight>, Query(query): Query<Verbose>) -> Resp
             let text = format!("not ready; waiting for {}\n", waiting.join(", "));
             (StatusCode::SERVICE_UNAVAILABLE, text).into_response()
         }
-    }
-}
-
-async fn stats(State(sight): State<Sight>) -> Response {
-    match sight.metrics.render() {
-        Ok(text) => ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], text).into_response(),
-        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")).into_response(),
     }
 }
 

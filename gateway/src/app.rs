@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use arc_swap::ArcSwap;
@@ -15,13 +15,13 @@ use eastgate_config::route::Rewrite;
 use eastgate_config::snapshot::Snapshot;
 use eastgate_config::xds::Node;
 use tokio::net::TcpListener;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio::task::{JoinError, JoinSet};
 
 use crate::accept::ports::Ports;
 use crate::accept::{self, Threads};
 use crate::access_log::{self, AccessLog};
-use crate::admin::{self, ClusterMetrics, Sight};
+use crate::admin::{self, ClusterMetrics, Orders, Sight};
 use crate::closing::{self, Closed, Closing};
 use crate::control_plane::{self, Handle};
 use crate::dns;
@@ -59,6 +59,7 @@ pub struct App {
     table: Arc<ArcSwap<Table>>,
     readiness: Readiness,
     stop_accepting: watch::Sender<bool>,
+    quit: Arc<Notify>,
     leaving: Arc<Leaving>,
     log_writer: access_log::Writer,
     drain: Drain,
@@ -137,7 +138,7 @@ impl App {
         let (xds, node) = source(&mut tasks, &settings, &metrics, (&readiness, &mesh), snapshot_sender)?;
         control(&mut tasks, (&settings, &metrics), Arc::clone(&table), (snapshots, published), known_sender);
         let (bound_sender, bound) = watch::channel(BTreeMap::new());
-        let stop_accepting = watch::Sender::new(false);
+        let (stop_accepting, quit) = (watch::Sender::new(false), Arc::new(Notify::new()));
         let dns = dns::start(&mut tasks, &settings.dns, tables.clone(), &metrics.dns, &readiness).await?;
         let ports = Ports::new(threads, shared);
         tasks.spawn(listen(ports, tables, stop_accepting.subscribe(), bound_sender, first_table));
@@ -149,10 +150,13 @@ impl App {
             bound: bound.clone(),
             xds: xds.clone(),
             node: Arc::new(node),
+            mesh,
+            open: open.clone(),
+            orders: Orders { stop_accepting: stop_accepting.clone(), quit: Arc::clone(&quit) },
+            began: Instant::now(),
+            failed: Arc::default(),
         };
-        let admin =
-            serve(&mut tasks, "admin.address", settings.admin.address, admin::operators(sight.clone()))
-                .await?;
+        let admin = admin::port::serve(&mut tasks, &settings.admin, admin::operators(sight.clone())).await?;
         if let Some(address) = settings.admin.metrics_address {
             serve(&mut tasks, "admin.metrics_address", address, admin::scrapes(sight.clone())).await?;
         }
@@ -171,6 +175,7 @@ impl App {
             table,
             readiness,
             stop_accepting,
+            quit,
             leaving,
             log_writer,
             drain: settings.drain.clone(),
@@ -226,6 +231,12 @@ impl App {
             Some(ended) => Err(why(Some(ended))),
             None => Ok(self.bound.borrow().clone()),
         }
+    }
+
+    /// Returns when an operator asks the gateway to leave, at the admin port.
+    pub fn asked_to_leave(&self) -> impl Future<Output = ()> + use<> {
+        let quit = Arc::clone(&self.quit);
+        async move { quit.notified().await }
     }
 
     /// Returns only when a part of the gateway has ended that should not have.

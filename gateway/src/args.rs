@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 use crate::explain_command::ExplainArgs;
 use crate::hello_command::HelloArgs;
 use crate::register::{DeregisterArgs, RegisterArgs};
+use crate::terminal::{Asking, ClustersArgs, ConnectionsArgs, DrainArgs, LogLevelArgs, TopArgs};
 use crate::xds_command::XdsArgs;
 
 mod envoy;
@@ -44,11 +45,27 @@ pub enum Command {
     /// Decode raw ClientHellos: what they say, and where they would go
     Hello(HelloArgs),
     /// Explain step by step where a server name goes, or why it is refused
+    ///
+    /// Exit code 0: it goes to an endpoint. 1: every listener refuses it, or nobody could be asked.
     Explain(ExplainArgs),
     /// What DNS would answer with the mesh of a directory, without a server
     Dns(DnsArgs),
     /// Ask a running gateway about its control plane: status, log, diff, release
     Xds(XdsArgs),
+    /// Is a running gateway ready, and what does it do
+    Status(Asking),
+    /// The clusters of a running gateway
+    Clusters(ClustersArgs),
+    /// Its endpoints, with why one is out
+    Endpoints(ClustersArgs),
+    /// Its open connections; kill ends some
+    Connections(ConnectionsArgs),
+    /// What is busy in it, looked at again every second
+    Top(TopArgs),
+    /// Have it accept nobody any more, or leave
+    Drain(DrainArgs),
+    /// Show or set the level of its log
+    LogLevel(LogLevelArgs),
     /// Register a workload outside of Kubernetes as an endpoint of a service
     Register(RegisterArgs),
     /// Remove what register made, and nothing else
@@ -62,6 +79,11 @@ pub enum Command {
     /// Print the effective settings as YAML
     #[command(after_long_help = settings_help())]
     Config(SettingsArgs),
+    /// Write the manual pages into a directory
+    Man {
+        /// The directory
+        dir: PathBuf,
+    },
     /// Print a completion script for a shell
     Completions {
         /// Which shell
@@ -207,6 +229,16 @@ fn settings_help() -> String {
             &format!("  {}  [{}]\n      {} (default: {default})\n", key.path, key.variable(), key.meaning);
     }
     text
+}
+
+/// Writes a manual page for each command.
+///
+/// # Errors
+/// The directory cannot be written to.
+pub fn man(dir: &Path) -> anyhow::Result<()> {
+    std::fs::create_dir_all(dir)?;
+    clap_mangen::generate_to(Eastgate::command(), dir)
+        .with_context(|| format!("cannot write to {}", dir.display()))
 }
 
 /// The completion script for a shell.

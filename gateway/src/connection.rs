@@ -13,6 +13,7 @@ use tokio::time::timeout;
 
 use crate::access_log;
 use crate::client_hello::ClientHello;
+use crate::failures;
 use crate::gate::{ClientPass, Pass};
 use crate::inspect::{self, Begun};
 use crate::listener::Listener;
@@ -68,6 +69,9 @@ pub fn serve<Held: 'static>(
         };
         record.close(result.as_ref().err().map(|error| (error.flag(), || error.explain())));
         listener.metrics.close(record.flag);
+        if let Err(error) = &result {
+            failures::note(&record, error.flag(), || error.explain());
+        }
         drop(record);
         match (role, result) {
             (_, Ok(())) => {}

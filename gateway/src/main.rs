@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use eastgate::args::{self, CheckArgs, Command, DnsArgs, Eastgate, EnvoyArgs, VmCommand};
-use eastgate::{app, check, demo, explain_command, register, signals, telemetry, vm, xds_command};
+use eastgate::{app, check, demo, explain_command, register, signals, telemetry, terminal, vm, xds_command};
 use eastgate_config::bootstrap::Settings;
 
 fn main() -> ExitCode {
@@ -43,12 +43,20 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
             check::dns(name.as_deref(), &kind, &settings, &app::options(&settings)?)
         }
         Command::Xds(args) => control_runtime()?.block_on(xds_command::run(&args)),
+        Command::Status(args) => control_runtime()?.block_on(terminal::status(&args)),
+        Command::Clusters(args) => control_runtime()?.block_on(terminal::clusters(&args)),
+        Command::Endpoints(args) => control_runtime()?.block_on(terminal::endpoints(&args)),
+        Command::Connections(args) => control_runtime()?.block_on(terminal::connections(&args)),
+        Command::Top(args) => control_runtime()?.block_on(terminal::top(&args)),
+        Command::Drain(args) => control_runtime()?.block_on(terminal::drain(&args)),
+        Command::LogLevel(args) => control_runtime()?.block_on(terminal::log_level(&args)),
         Command::Register(args) => control_runtime()?.block_on(register::register(args)),
         Command::Deregister(args) => control_runtime()?.block_on(register::deregister(args)),
         Command::Config(settings) => {
             print!("{}", serde_saphyr::to_string(&settings.settings(std::env::vars())?)?);
             Ok(ExitCode::SUCCESS)
         }
+        Command::Man { dir } => args::man(&dir).map(|()| ExitCode::SUCCESS),
         Command::Completions { shell } => {
             args::completions(shell);
             Ok(ExitCode::SUCCESS)
@@ -99,8 +107,10 @@ fn gateway(settings: Settings) -> anyhow::Result<ExitCode> {
         let mut app = app::App::start(settings).await?;
         stand_back();
         tracing::info!(admin = %app.admin_address(), "started");
+        let asked_to_leave = app.asked_to_leave();
         let signal = tokio::select! {
             signal = signals::asked_to_end() => signal?,
+            () = asked_to_leave => "/quitquitquit",
             error = app.ended() => return Err(error),
         };
         tracing::info!(signal, "leaving");

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use clap::{Args, Subcommand};
 use hyper::Method;
 
-use crate::admin_client::{ask, escaped};
+use crate::admin_client::{AdminPort, escaped};
 
 /// Ask a running gateway about its control plane.
 #[derive(Debug, Clone, Args)]
@@ -14,9 +14,9 @@ pub struct XdsArgs {
     /// What to ask
     #[command(subcommand)]
     pub question: Question,
-    /// The gateway's admin port
-    #[arg(long, global = true, value_name = "ADDRESS", default_value = "127.0.0.1:15000")]
-    pub admin: String,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub port: AdminPort,
     /// Print text or JSON
     #[arg(short, long, global = true, default_value = "text", value_parser = ["text", "json"])]
     pub output: String,
@@ -62,7 +62,7 @@ pub async fn run(args: &XdsArgs) -> anyhow::Result<ExitCode> {
     let format = if args.output == "json" { "format=json" } else { "" };
     let path = format!("{path}{format}");
     let path = path.trim_end_matches(['?', '&']);
-    let body = ask(&args.admin, method, path).await?.good()?;
+    let body = args.port.ask(method, path).await?.good()?;
     std::io::stdout().write_all(&body)?;
     if !body.ends_with(b"\n") {
         println!();

@@ -23,11 +23,11 @@ const ROWS: &[&[&str]] = &[
         "telemetry",
     ],
     &["upstream", "access_log", "inspect", "tls"],
-    &["open", "table"],
+    &["failures", "open", "table"],
     &["closing", "shed", "listener"],
     &["connection", "publish"],
     &["accept", "source", "dns", "admin", "restart", "hello_command", "xds_command"],
-    &["app", "register", "explain_command"],
+    &["app", "register", "explain_command", "terminal"],
     &["check", "vm"],
     &["args", "demo", "main"],
 ];

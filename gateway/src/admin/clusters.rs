@@ -5,22 +5,40 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
 use axum::extract::{Query, State};
+use axum::http::StatusCode;
 use axum::response::{IntoResponse, Json, Response};
 use eastgate_config::endpoint::Health;
+use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::{Format, Sight};
+use super::Sight;
+use crate::table::Table;
 use crate::upstream::Cluster;
 use crate::upstream::cluster::Limit;
 use crate::upstream::endpoint::{Endpoint, Out};
 use crate::upstream::health::Outcome;
-use crate::upstream::state::EndpointState;
+use crate::upstream::state::{ClusterState, EndpointState};
 
-pub(super) async fn all(State(sight): State<Sight>, Query(format): Query<Format>) -> Response {
+/// `?filter=TEXT&format=json`
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct Wanted {
+    filter: String,
+    format: Option<String>,
+}
+
+pub(super) async fn all(State(sight): State<Sight>, Query(wanted): Query<Wanted>) -> Response {
     let table = sight.table.load_full();
-    let mut clusters: Vec<_> = table.clusters().collect();
+    // Hundreds of thousands of endpoints take their time, which the control thread does not have.
+    let made = tokio::task::spawn_blocking(move || shown(&table, &wanted));
+    made.await.unwrap_or_else(|_| StatusCode::INTERNAL_SERVER_ERROR.into_response())
+}
+
+fn shown(table: &Table, wanted: &Wanted) -> Response {
+    let mut clusters: Vec<_> =
+        table.clusters().filter(|cluster| cluster.config.name.contains(&wanted.filter)).collect();
     clusters.sort_by(|a, b| a.config.name.cmp(&b.config.name));
-    if format.is_json() {
+    if wanted.format.as_deref() == Some("json") {
         let statuses: Vec<_> = clusters.iter().map(|cluster| status_json(cluster)).collect();
         let clusters: Vec<_> = clusters.into_iter().map(cluster_json).collect();
         return Json(json!({ "clusters": clusters, "cluster_statuses": statuses })).into_response();
@@ -34,8 +52,12 @@ pub(super) async fn all(State(sight): State<Sight>, Query(format): Query<Format>
 
 fn cluster_json(cluster: &Arc<Cluster>) -> Value {
     let stats = &cluster.stats;
+    let state = ClusterState::new(cluster);
     json!({
         "name": cluster.config.name,
+        "taking": state.taking,
+        "unresolved": state.unresolved,
+        "localities": state.localities,
         "policy": cluster.config.policy,
         "active": stats.active(),
         "connected": stats.connected.load(Relaxed),
