@@ -45,6 +45,10 @@ lint:
     cargo clippy --workspace --all-targets -- -D warnings
     RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps
 
+# Every parser of foreign bytes under libFuzzer, for so many seconds each; wants a C++ compiler
+fuzz SECONDS="60" *TARGETS:
+    .ci/fuzz {{SECONDS}} {{TARGETS}}
+
 # What a mesh of 10,000 clusters costs: seconds, memory, shares of a core, latency; then the first of it under criterion
 scale:
     cargo build --release --bin eastgate
