@@ -42,19 +42,6 @@ async fn running_by(command: Command, settings: &[(&str, String)]) -> Running {
     Running { gateway, address, _directory: directory, _pod: pod }
 }
 
-async fn tunnel(address: SocketAddr) -> std::io::Result<TcpStream> {
-    let hello = client_hello(GLOBAL, &["istio"]);
-    let mut stream = TcpStream::connect(address).await?;
-    stream.write_all(&hello).await?;
-    stream.read_exact(&mut vec![0; hello.len()]).await?;
-    Ok(stream)
-}
-
-async fn say(stream: &mut TcpStream) {
-    stream.write_all(b"still here").await.unwrap();
-    stream.read_exact(&mut [0; 10]).await.unwrap();
-}
-
 #[tokio::test]
 async fn with_few_descriptors_new_connections_are_refused_while_old_ones_and_the_admin_port_go_on() {
     let running = running(&[("EASTGATE_LIMITS_RESERVED_FILES", "60".into())]).await;

@@ -14,7 +14,7 @@ use crate::upstream::Cluster;
 use crate::upstream::cluster::Limit;
 use crate::upstream::endpoint::{Endpoint, Out};
 use crate::upstream::health::{Outcome, reasons};
-use crate::upstream::state::EndpointState;
+use crate::upstream::state::{EndpointState, chosen};
 
 pub(super) async fn all(State(sight): State<Sight>, Query(format): Query<Format>) -> Response {
     let table = sight.table.load_full();
@@ -34,6 +34,8 @@ pub(super) async fn all(State(sight): State<Sight>, Query(format): Query<Format>
 
 fn cluster_json(cluster: &Arc<Cluster>) -> Value {
     let stats = &cluster.stats;
+    let chosen = chosen(cluster);
+    let endpoint = |one: &Arc<Endpoint>| endpoint_json(one, chosen.contains(&one.address));
     json!({
         "name": cluster.config.name,
         "policy": cluster.config.policy,
@@ -52,14 +54,8 @@ fn cluster_json(cluster: &Arc<Cluster>) -> Value {
         "hellos": hellos(stats.hellos.counts()),
         "to_upstream_bytes": stats.to_upstream.load(Relaxed),
         "to_client_bytes": stats.to_client.load(Relaxed),
-        "endpoints": cluster.endpoints.iter().map(|one| endpoint_json(cluster, one)).collect::<Vec<_>>(),
+        "endpoints": cluster.endpoints.iter().map(endpoint).collect::<Vec<_>>(),
     })
-}
-
-/// Would the endpoint be given a new connection?
-fn is_chosen(cluster: &Cluster, endpoint: &Endpoint) -> bool {
-    let balancer = cluster.balancer();
-    balancer.endpoints().any(|chosen| chosen.address == endpoint.address)
 }
 
 /// ClientHellos by what became of them.
@@ -71,8 +67,8 @@ fn hellos(counts: [u64; Outcome::KINDS.len()]) -> Value {
         .collect()
 }
 
-fn endpoint_json(cluster: &Cluster, endpoint: &Endpoint) -> Value {
-    let state = EndpointState::new(endpoint, is_chosen(cluster, endpoint));
+fn endpoint_json(endpoint: &Endpoint, chosen: bool) -> Value {
+    let state = EndpointState::new(endpoint, chosen);
     json!({
         "address": endpoint.address,
         "workload": endpoint.workload,
@@ -143,10 +139,11 @@ fn lines(text: &mut String, cluster: &Cluster) {
     line("default_priority::max_connections", &config.max_connections.unwrap_or(u32::MAX));
     line("default_priority::max_pending_requests", &config.max_pending_connections.unwrap_or(u32::MAX));
     line("default_priority::max_retries", &config.max_retries.unwrap_or(u32::MAX));
+    let chosen = chosen(cluster);
     for endpoint in &cluster.endpoints {
         let stats = &endpoint.stats;
         let failed = stats.refused() + stats.timed_out();
-        let state = EndpointState::new(endpoint, is_chosen(cluster, endpoint));
+        let state = EndpointState::new(endpoint, chosen.contains(&endpoint.address));
         let mut endpoint_line = |key: &str, value: &dyn std::fmt::Display| {
             line(&format!("{}::{key}", endpoint.address), value);
         };

@@ -78,8 +78,7 @@ pub struct EndpointState {
 impl ClusterState {
     /// Of this cluster.
     pub fn new(cluster: &Cluster) -> Self {
-        let balancer = cluster.balancer();
-        let chosen: HashSet<_> = balancer.endpoints().map(|endpoint| endpoint.address).collect();
+        let chosen = chosen(cluster);
         let place = |group: &LocalityEndpoints| LocalityState {
             locality: group.locality.to_string(),
             priority: group.priority,
@@ -114,6 +113,11 @@ impl ClusterState {
             Policy::Maglev { .. } => "Maglev",
         }
     }
+}
+
+/// The endpoints that new connections go to.
+pub fn chosen(cluster: &Cluster) -> HashSet<SocketAddr> {
+    cluster.balancer().endpoints().map(|endpoint| endpoint.address).collect()
 }
 
 fn unresolved(cluster: &Cluster) -> Vec<String> {

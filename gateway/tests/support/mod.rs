@@ -20,6 +20,7 @@ use eastgate_loadtest::client::{self, Client, Expect};
 use eastgate_loadtest::origin::{self, Origin};
 use serde_json::{Value, json};
 use tempfile::TempDir;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 
 /// A wait that lasts this long has failed. Tests wait for a level, and this only ends those that wait in vain.
@@ -31,6 +32,23 @@ pub const SPIFFE: &str = "spiffe://cluster.local/ns/bar/sa/httpbin";
 pub const GLOBAL: &str = "outbound_.8000_._.httpbin.bar.global";
 /// What the gateway makes of it.
 pub const LOCAL: &str = "outbound_.8000_._.httpbin.bar.svc.cluster.local";
+
+/// A tunnel through the gateway to an echoing pod, with the hello echoed already.
+pub async fn tunnel(address: SocketAddr) -> std::io::Result<TcpStream> {
+    let hello = client_hello(GLOBAL, &["istio"]);
+    let mut stream = TcpStream::connect(address).await?;
+    stream.write_all(&hello).await?;
+    stream.read_exact(&mut vec![0; hello.len()]).await?;
+    Ok(stream)
+}
+
+/// Has the pod of a tunnel echo something.
+pub async fn say(stream: &mut TcpStream) {
+    stream.write_all(b"still here").await.unwrap();
+    let mut echoed = [0; 10];
+    stream.read_exact(&mut echoed).await.unwrap();
+    assert_eq!(&echoed, b"still here");
+}
 
 /// A running gateway and its mesh directory.
 pub struct Gateway {
