@@ -3,6 +3,10 @@
 //! A gateway that passes TLS through reads the first flight and never the rest, so what follows this hello may be any
 //! bytes, and neither client nor origin spends a cycle on keys.
 
+use std::ops::Range;
+use std::process;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
 /// What `openssl s_client -alpn istio-peer-exchange,istio` sent (`gateway/tests/hellos/README.md`).
 const RECORDED: &[u8] = include_bytes!("../data/hello.bin");
 /// The server name in it.
@@ -11,11 +15,12 @@ pub const RECORDED_NAME: &str = "outbound_.8000_._.httpbin.bar.global";
 const LONGEST_NAME: usize = 255;
 
 // ```text
-// record            handshake            body                          extension server_name
-// 22 3 1 length:2 | 1 length:3 | ... extensions length:2 | ... 0 0 length:2 | list:2 | 0 | name:2 | name
+// record            handshake    body                                        extension server_name
+// 22 3 1 length:2 | 1 length:3 | 3 3 random:32 ... extensions length:2 | ... 0 0 length:2 | list:2 | 0 | name:2 | name
 // ```
 const RECORD_LENGTH: usize = 3;
 const HANDSHAKE_LENGTH: usize = 6;
+const RANDOM: Range<usize> = 11..43;
 const EXTENSIONS_LENGTH: usize = 0x8e;
 const EXTENSION_LENGTH: usize = 0x92;
 const LIST_LENGTH: usize = 0x94;
@@ -51,6 +56,14 @@ pub fn hello(server_name: &str) -> Result<Vec<u8>, BadName> {
     Ok(hello)
 }
 
+/// Gives a hello random bytes of its own. No two clients send the same, and a gateway that sees some twice at once takes it
+/// for a loop.
+pub fn renew(hello: &mut [u8]) {
+    static RENEWED: AtomicU64 = AtomicU64::new(0);
+    let mark = [u64::from(process::id()), RENEWED.fetch_add(1, Relaxed)].map(u64::to_be_bytes);
+    hello[RANDOM][..16].copy_from_slice(mark.as_flattened());
+}
+
 fn set(hello: &mut [u8], at: usize, length: usize) {
     let length = u16::try_from(length).unwrap_or(u16::MAX);
     hello[at..at + 2].copy_from_slice(&length.to_be_bytes());
@@ -83,6 +96,15 @@ mod tests {
             assert_eq!(accepted.client_hello().alpn().unwrap().count(), 2);
             assert_eq!(record_length(bytes[..RECORD_HEADER].try_into().unwrap()), bytes.len());
         }
+    }
+
+    #[test]
+    fn a_renewed_hello_differs_in_its_random_bytes_alone() {
+        let (mut one, mut other) = (RECORDED.to_vec(), RECORDED.to_vec());
+        renew(&mut one);
+        renew(&mut other);
+        assert!(one[RANDOM] != other[RANDOM] && one[RANDOM] != RECORDED[RANDOM]);
+        assert_eq!((&one[..11], &one[43..]), (&RECORDED[..11], &RECORDED[43..]));
     }
 
     #[test]

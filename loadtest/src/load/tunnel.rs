@@ -10,7 +10,7 @@ use tokio::net::TcpStream;
 use super::Order;
 use super::exchange::{End, Plan, Verdict};
 use super::origin::{CHUNK, discard, send};
-use crate::hello::{BadName, hello};
+use crate::hello::{BadName, hello, renew};
 
 /// How many bytes a ping has, and its answer.
 pub const PING: usize = 64;
@@ -67,6 +67,7 @@ impl Tunnel {
         let mut tunnel = Self { stream };
         let mut first = Vec::with_capacity(1024);
         first.extend_from_slice(target.hello(name));
+        renew(&mut first);
         first.extend_from_slice(&order.bytes());
         if order == Order::Echo {
             first.extend_from_slice(&[b'.'; PING]);
