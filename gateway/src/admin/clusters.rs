@@ -84,7 +84,7 @@ fn endpoint_json(endpoint: &Endpoint, chosen: bool) -> Value {
         "connected": endpoint.stats.connected(),
         "refused": endpoint.stats.refused(),
         "timed_out": endpoint.stats.timed_out(),
-        "hellos": hellos(endpoint.stats.health.hellos.counts()),
+        "hellos": hellos(endpoint.stats.known_health().map(|health| health.hellos.counts()).unwrap_or_default()),
     })
 }
 

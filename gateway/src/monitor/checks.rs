@@ -213,7 +213,7 @@ impl Checks {
                         cluster.endpoints.iter().find(|one| one.address == wanted.endpoint)
                 {
                     let failure = failure.as_ref().map(|failure| failure.to_string());
-                    endpoint.stats.health.set_failed_check(failure);
+                    endpoint.stats.health().set_failed_check(failure);
                 }
             }
             if changed {

@@ -136,7 +136,7 @@ fn carry_out(cluster: &Cluster, verdict: &Verdict) -> bool {
     let (Verdict::Eject { address, .. } | Verdict::Spare { address, .. } | Verdict::Return(address)) =
         verdict;
     let Some(endpoint) = endpoint_at(cluster, *address) else { return false };
-    let (health, name) = (&endpoint.stats.health, &cluster.config.name);
+    let (health, name) = (endpoint.stats.health(), &cluster.config.name);
     // Whatever was decided, it needs a whole row to be decided anew.
     health.forget_rows();
     match verdict {

@@ -1,8 +1,8 @@
 //! One address of a cluster, and what is counted about it.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use eastgate_config::endpoint::Health;
@@ -67,14 +67,20 @@ pub struct Stats {
     first_seen: Instant,
     /// The reasons it is out for, a bit each. What is set here counts at the next pick; see [`super::Cluster::rebalance`].
     out: AtomicU8,
-    latency: Latency,
     active: AtomicU32,
     connecting: AtomicU32,
+    /// Of a mesh's endpoints a gateway uses few, and what is noted of those would be half of what each of them takes.
+    experience: OnceLock<Box<Experience>>,
+}
+
+/// What is noted of an endpoint from its first use on.
+#[derive(Debug, Default)]
+struct Experience {
+    latency: Latency,
     connected: AtomicU64,
     refused: AtomicU64,
     timed_out: AtomicU64,
-    /// What was seen of its health.
-    pub health: health::Counts,
+    health: health::Counts,
 }
 
 impl Stats {
@@ -83,14 +89,24 @@ impl Stats {
         Self {
             first_seen: now,
             out: AtomicU8::default(),
-            latency: Latency::default(),
             active: AtomicU32::default(),
             connecting: AtomicU32::default(),
-            connected: AtomicU64::default(),
-            refused: AtomicU64::default(),
-            timed_out: AtomicU64::default(),
-            health: health::Counts::default(),
+            experience: OnceLock::new(),
         }
+    }
+
+    fn experience(&self) -> &Experience {
+        self.experience.get_or_init(Box::default)
+    }
+
+    /// Where what is seen of its health is noted.
+    pub fn health(&self) -> &health::Counts {
+        &self.experience().health
+    }
+
+    /// What was seen of its health; `None` where nothing was.
+    pub fn known_health(&self) -> Option<&health::Counts> {
+        self.experience.get().map(|experience| &experience.health)
     }
 
     /// When it came into its cluster.
@@ -100,12 +116,12 @@ impl Stats {
 
     /// Notes how long it took to connect, or to fail.
     pub fn took(&self, took: Duration, now: Instant) {
-        self.latency.add(took, now.saturating_duration_since(self.first_seen));
+        self.experience().latency.add(took, now.saturating_duration_since(self.first_seen));
     }
 
     /// How long it takes, in milliseconds, as far as that is remembered; `None` where nothing was ever noted.
     pub fn latency(&self, now: Instant) -> Option<f32> {
-        self.latency.get(now.saturating_duration_since(self.first_seen))
+        self.experience.get()?.latency.get(now.saturating_duration_since(self.first_seen))
     }
 
     /// Is there a reason that it takes no new connections? This is what the data path reads.
@@ -141,29 +157,29 @@ impl Stats {
 
     /// Connections established so far.
     pub fn connected(&self) -> u64 {
-        self.connected.load(Relaxed)
+        self.experience.get().map_or(0, |experience| experience.connected.load(Relaxed))
     }
 
     /// Attempts that ended in an error of the network or the host.
     pub fn refused(&self) -> u64 {
-        self.refused.load(Relaxed)
+        self.experience.get().map_or(0, |experience| experience.refused.load(Relaxed))
     }
 
     /// Attempts that ended with the connect timeout.
     pub fn timed_out(&self) -> u64 {
-        self.timed_out.load(Relaxed)
+        self.experience.get().map_or(0, |experience| experience.timed_out.load(Relaxed))
     }
 
     pub(super) fn count_connected(&self) {
-        self.connected.fetch_add(1, Relaxed);
+        self.experience().connected.fetch_add(1, Relaxed);
     }
 
     pub(super) fn count_refused(&self) {
-        self.refused.fetch_add(1, Relaxed);
+        self.experience().refused.fetch_add(1, Relaxed);
     }
 
     pub(super) fn count_timed_out(&self) {
-        self.timed_out.fetch_add(1, Relaxed);
+        self.experience().timed_out.fetch_add(1, Relaxed);
     }
 }
 
@@ -216,6 +232,15 @@ impl Drop for InUse {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn one_that_was_never_used_takes_little() {
+        let stats = Stats::new(Instant::now());
+        assert_eq!((stats.connected(), stats.refused(), stats.latency(Instant::now())), (0, 0, None));
+        assert!(stats.known_health().is_none() && size_of::<Stats>() <= 48);
+        stats.count_connected();
+        assert_eq!((stats.connected(), stats.known_health().is_some()), (1, true));
+    }
 
     #[test]
     fn an_endpoint_is_out_until_every_reason_has_ended() {

@@ -208,7 +208,7 @@ fn forget(row: &AtomicU32) {
 
 /// What outliers are found by.
 pub fn read(stats: &Stats) -> outlier::Reading {
-    let counts = &stats.health;
+    let Some(counts) = stats.known_health() else { return outlier::Reading::default() };
     outlier::Reading {
         connected: stats.connected(),
         failed: stats.refused().saturating_add(stats.timed_out()),
@@ -222,7 +222,7 @@ pub fn read(stats: &Stats) -> outlier::Reading {
 /// sent, and wakes up the cluster's watcher if that is needed.
 pub fn report(cluster: &Cluster, endpoint: &Endpoint, outcome: Outcome, elapsed: Duration) {
     let (of_cluster, of_endpoint) = (&cluster.stats, &endpoint.stats);
-    let counts = &of_endpoint.health;
+    let counts = of_endpoint.health();
     let row = match outcome {
         Outcome::Connected => {
             of_cluster.connected.fetch_add(1, Relaxed);
@@ -343,7 +343,7 @@ mod tests {
     #[test]
     fn a_row_of_failures_ends_with_a_success_of_its_own_kind() {
         let cluster = cluster(5);
-        let counts = &cluster.endpoints[0].stats.health;
+        let counts = cluster.endpoints[0].stats.health();
         for outcome in [Outcome::ConnectFailed, Outcome::ConnectTimedOut, Outcome::ClosedBeforeAnswer] {
             tell(&cluster, outcome);
         }
@@ -372,7 +372,7 @@ mod tests {
         let of = |error: io::Error| Outcome::of_attempt::<()>(&Err(error));
         tell(&cluster, of(Errno::MFILE.into()));
         tell(&cluster, of(Errno::ADDRNOTAVAIL.into()));
-        assert_eq!(cluster.endpoints[0].stats.health.failed_in_row(), 0);
+        assert_eq!(cluster.endpoints[0].stats.health().failed_in_row(), 0);
         assert_eq!(cluster.stats.refused.load(Relaxed), 2);
         let outcomes =
             [Errno::CONNREFUSED, Errno::HOSTUNREACH, Errno::TIMEDOUT].map(|errno| of(errno.into()));
@@ -383,7 +383,7 @@ mod tests {
     #[test]
     fn an_alert_about_the_hello_is_not_held_against_the_endpoint() {
         let cluster = cluster(5);
-        let counts = &cluster.endpoints[0].stats.health;
+        let counts = cluster.endpoints[0].stats.health();
         // handshake_failure, protocol_version, unrecognized_name, no_application_protocol
         [40, 70, 112, 120].into_iter().for_each(|alert| tell(&cluster, Outcome::Alert(alert)));
         assert_eq!((counts.unanswered_in_row(), counts.hellos.counts()[1]), (0, 4));

@@ -7,6 +7,7 @@ use std::time::{Duration, SystemTime};
 
 use eastgate_config::endpoint::Health;
 
+use super::Counts;
 use super::outlier::Cause;
 use crate::upstream::endpoint::{Endpoint, Out};
 
@@ -50,11 +51,14 @@ impl fmt::Display for Reason {
 
 /// Everything that keeps an endpoint from taking new connections; empty for one that is well.
 pub fn reasons(endpoint: &Endpoint) -> Vec<Reason> {
-    let counts = &endpoint.stats.health;
+    let counts = endpoint.stats.known_health();
     let by_source = (endpoint.health != Health::Healthy).then_some(Reason::Source(endpoint.health));
     let found = endpoint.stats.out().filter_map(|out| match out {
-        Out::Outlier => counts.ejection().map(Reason::Ejected),
-        Out::FailedCheck => Some(counts.failed_check().map_or(Reason::NotChecked, Reason::FailedCheck)),
+        Out::Outlier => counts.and_then(Counts::ejection).map(Reason::Ejected),
+        Out::FailedCheck => {
+            let failure = counts.and_then(Counts::failed_check);
+            Some(failure.map_or(Reason::NotChecked, Reason::FailedCheck))
+        }
     });
     by_source.into_iter().chain(found).collect()
 }
