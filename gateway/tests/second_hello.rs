@@ -2,15 +2,17 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a panic is the report")]
 
+#[path = "support/openssl.rs"]
+mod openssl;
 mod support;
 
-use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
 use std::path::Path;
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Command, Output, Stdio};
 
 use eastgate_loadtest::ca::Ca;
 use eastgate_loadtest::origin::RawOrigin;
+use openssl::OpenSsl;
 use support::*;
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -18,16 +20,8 @@ use tokio::net::TcpStream;
 
 /// An `openssl s_server` of one group, so that a client whose first guess is another is asked again.
 struct Server {
-    child: Child,
-    address: SocketAddr,
+    openssl: OpenSsl,
     directory: TempDir,
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
 }
 
 impl Server {
@@ -37,30 +31,8 @@ impl Server {
         std::fs::write(directory.path().join("server.pem"), identity.chain_pem()).unwrap();
         std::fs::write(directory.path().join("server-key.pem"), identity.key_pem()).unwrap();
         std::fs::write(directory.path().join("ca.pem"), ca.certificate_pem()).unwrap();
-        let mut command = Command::new("openssl");
-        command.args([
-            "s_server",
-            "-accept",
-            "127.0.0.1:0",
-            "-www",
-            "-cert",
-            "server.pem",
-            "-key",
-            "server-key.pem",
-        ]);
-        command.args(["-groups", "P-384", "-alpn", "istio"]);
-        command.current_dir(directory.path()).stdout(Stdio::piped()).stderr(Stdio::null());
-        let mut child = match command.spawn() {
-            Ok(child) => child,
-            Err(error) => {
-                eprintln!("not run: openssl s_server as the pod: {error}; .ci/setup installs it");
-                return None;
-            }
-        };
-        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
-        let address = lines.find_map(|line| line.unwrap().strip_prefix("ACCEPT ")?.parse().ok()).unwrap();
-        std::thread::spawn(move || lines.for_each(drop));
-        Some(Self { child, address, directory })
+        let openssl = OpenSsl::start(directory.path(), &["-groups", "P-384", "-alpn", "istio"])?;
+        Some(Self { openssl, directory })
     }
 }
 
@@ -84,7 +56,7 @@ async fn client(directory: &Path, to: SocketAddr) -> Output {
 async fn a_client_that_is_asked_again_gets_through() {
     let ca = Ca::new().unwrap();
     let Some(server) = Server::start(&ca) else { return };
-    let gateway = Gateway::start(&mesh(&[server.address])).await;
+    let gateway = Gateway::start(&mesh(&[server.openssl.address])).await;
     let output = client(server.directory.path(), gateway.address).await;
     let said = String::from_utf8_lossy(&output.stdout);
     assert_eq!(said.matches(", ClientHello").count(), 2, "the server asks again: {said}");
@@ -128,7 +100,7 @@ fn guess(name: &str) -> Vec<u8> {
 async fn a_second_hello_that_names_another_server_is_cut_with_an_alert() {
     let ca = Ca::new().unwrap();
     let Some(server) = Server::start(&ca) else { return };
-    let gateway = Gateway::start(&mesh(&[server.address])).await;
+    let gateway = Gateway::start(&mesh(&[server.openssl.address])).await;
     // After the server has asked, in one piece and in single bytes.
     for (count, single) in [(1, false), (2, true)] {
         let mut stream = TcpStream::connect(gateway.address).await.unwrap();
@@ -157,7 +129,7 @@ async fn a_second_hello_that_names_another_server_is_cut_with_an_alert() {
 async fn a_second_hello_that_nobody_has_asked_for_yet_is_looked_at_too() {
     let ca = Ca::new().unwrap();
     let Some(server) = Server::start(&ca) else { return };
-    let gateway = Gateway::start(&mesh(&[server.address])).await;
+    let gateway = Gateway::start(&mesh(&[server.openssl.address])).await;
     let mut stream = TcpStream::connect(gateway.address).await.unwrap();
     // All at once: the gateway has it before the server has answered.
     stream.write_all(&[&guess(GLOBAL)[..], CHANGE, &guess(OTHER)].concat()).await.unwrap();

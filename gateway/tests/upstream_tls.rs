@@ -5,16 +5,17 @@
 
 #[path = "support/machine.rs"]
 mod machine;
+#[path = "support/openssl.rs"]
+mod openssl;
 mod support;
 
-use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::path::PathBuf;
 
 use eastgate_loadtest::ca::{Ca, Identity};
 use eastgate_loadtest::origin::{self, Clients, Origin, RawOrigin};
 use machine::{Directory, own_address};
+use openssl::OpenSsl;
 use serde_json::{Value, json};
 use support::*;
 use tempfile::TempDir;
@@ -339,45 +340,6 @@ async fn a_vm_speaks_simple_tls_to_a_service_outside_of_the_mesh() {
     assert_eq!((status, &body["server_name"]), (200, &json!(HOST)));
 }
 
-/// `openssl s_server`; it ends with this.
-struct OpenSsl(Child, SocketAddr);
-
-impl Drop for OpenSsl {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
-impl OpenSsl {
-    fn start(directory: &Path, more: &[&str]) -> Option<Self> {
-        let mut command = Command::new("openssl");
-        command.args([
-            "s_server",
-            "-accept",
-            "127.0.0.1:0",
-            "-www",
-            "-cert",
-            "server.pem",
-            "-key",
-            "server-key.pem",
-        ]);
-        command.args(more).current_dir(directory).stdout(Stdio::piped()).stderr(Stdio::null());
-        let mut child = match command.spawn() {
-            Ok(child) => child,
-            Err(error) => {
-                eprintln!("not run: openssl s_server as the origin: {error}; .ci/setup installs it");
-                return None;
-            }
-        };
-        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
-        let address = lines.find_map(|line| line.unwrap().strip_prefix("ACCEPT ")?.parse().ok()).unwrap();
-        // Its output is read on, so that it never waits for a reader.
-        std::thread::spawn(move || lines.for_each(drop));
-        Some(Self(child, address))
-    }
-}
-
 #[tokio::test]
 async fn openssl_is_an_origin_for_either_mode_and_version() {
     let world = World::new();
@@ -388,13 +350,13 @@ async fn openssl_is_an_origin_for_either_mode_and_version() {
     let strict = ["-Verify", "1", "-verify_return_error", "-CAfile", "ca.pem"];
     for (version, shown) in [("-tls1_2", "TLSv1.2"), ("-tls1_3", "TLSv1.3")] {
         let Some(open) = OpenSsl::start(world.directory.path(), &[version]) else { return };
-        let (status, body) = http_get(gateway(open.1, &world.simple()).await.address, "/").await;
+        let (status, body) = http_get(gateway(open.address, &world.simple()).await.address, "/").await;
         assert!(status == 200 && body.contains(&format!("New, {shown}")), "{body}");
 
         let strict = OpenSsl::start(world.directory.path(), &[&strict[..], &[version]].concat()).unwrap();
-        let (status, body) = http_get(gateway(strict.1, &world.mutual()).await.address, "/").await;
+        let (status, body) = http_get(gateway(strict.address, &world.mutual()).await.address, "/").await;
         assert!(status == 200 && body.contains(CLIENT) && body.contains("Client certificate"), "{body}");
-        let (flag, error) = refused(strict.1, &world.simple()).await;
+        let (flag, error) = refused(strict.address, &world.simple()).await;
         assert!(["UF", "UC"].contains(&&*flag) && error.contains("tls.mode MUTUAL"), "{flag} {error}");
     }
 }
