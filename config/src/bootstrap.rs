@@ -16,6 +16,7 @@ use crate::cluster::Keepalive;
 use crate::duration;
 use crate::xds::{ExtraType, NAME_TABLE};
 
+mod admin;
 pub mod dns;
 pub mod envoy;
 pub mod health;
@@ -26,6 +27,7 @@ mod removal;
 mod upstream;
 mod vm;
 pub mod xds;
+pub use admin::{Admin, AdminAddress};
 pub use dns::Dns;
 pub use health::Health;
 pub use keys::{KEYS, Key};
@@ -272,28 +274,6 @@ impl Default for Limits {
     }
 }
 
-/// The admin addresses.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-#[allow(missing_docs, reason = "KEYS says what each means")]
-pub struct Admin {
-    pub address: SocketAddr,
-    #[serde(deserialize_with = "empty_is_none")]
-    pub readiness_address: Option<SocketAddr>,
-    #[serde(deserialize_with = "empty_is_none")]
-    pub metrics_address: Option<SocketAddr>,
-}
-
-impl Default for Admin {
-    fn default() -> Self {
-        Self {
-            address: SocketAddr::from((Ipv4Addr::LOCALHOST, 15000)),
-            readiness_address: Some(SocketAddr::from((Ipv4Addr::UNSPECIFIED, 15021))),
-            metrics_address: None,
-        }
-    }
-}
-
 /// Where connections are recorded.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -424,6 +404,7 @@ impl Settings {
         }
         self.xds.validate()?;
         self.source.kubernetes.validate()?;
+        self.admin.validate()?;
         self.dns.validate()?;
         self.upstream.dns.validate()?;
         let sources = [

@@ -20,6 +20,8 @@ use eastgate_config::server_name::ServerName;
 use prometheus::IntCounter;
 use serde::Serialize;
 
+use crate::client_hello::RandomPrefix;
+
 /// Records that wait for the writer.
 const QUEUE: usize = 16 * 1024;
 /// Lines are on their way to the disk after this long at the latest.
@@ -46,6 +48,11 @@ pub struct Record {
     pub proxied: Option<Box<str>>,
     /// The name that was sent, in canonical form: it holds no byte that could forge a line.
     pub server_name: Option<ServerName>,
+    /// The beginning of the ClientHello's random bytes, which are the same at every hop.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub client_random: Option<RandomPrefix>,
+    /// The version of the table that it was routed by.
+    pub table: u64,
     /// The name it was routed by, where a rewrite made it.
     pub rewritten: Option<String>,
     /// The filter chain.
@@ -139,6 +146,8 @@ impl AccessLog {
             client_addr,
             proxied: None,
             server_name: None,
+            client_random: None,
+            table: 0,
             rewritten: None,
             route: None,
             cluster: None,

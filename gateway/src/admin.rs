@@ -3,11 +3,11 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Instant, SystemTime};
 
 use arc_swap::ArcSwap;
 use axum::extract::{Query, State};
-use axum::http::{StatusCode, header};
+use axum::http::StatusCode;
 use axum::response::{IntoResponse, Json, Response};
 use axum::routing::{Router, get, post};
 use eastgate_config::names::Name;
@@ -19,17 +19,29 @@ use tokio::sync::watch;
 
 use crate::control_plane::Handle;
 use crate::metrics::Metrics;
+use crate::open::Registry;
 use crate::readiness::Readiness;
 use crate::table::Table;
+use crate::tls::Mesh;
 
 mod cluster_metrics;
 mod clusters;
 mod config_dump;
+mod connections;
 mod explain;
+mod failures;
+mod page;
+pub mod port;
+mod process;
+mod routes;
+mod sockets;
+mod stats;
+mod top;
 mod xds;
 
 pub use cluster_metrics::ClusterMetrics;
 pub use explain::REFUSED;
+pub use process::Orders;
 
 /// What the handlers read.
 #[derive(Debug, Clone)]
@@ -46,43 +58,55 @@ pub struct Sight {
     pub xds: Option<Handle>,
     /// Who we say we are to control planes.
     pub node: Arc<Node>,
+    /// The process's own end of the mesh's TLS.
+    pub mesh: Arc<Mesh>,
+    /// A way to ask about open connections.
+    pub open: Registry,
+    /// What operators may have the process do.
+    pub orders: Orders,
+    /// Whether another process may take over from this one.
+    pub restarts: bool,
+    /// When the process began.
+    pub began: Instant,
 }
-
-const INDEX: &str = "\
-/ready              200 when the gateway takes connections, else 503 and what it waits for (?verbose)
-/stats/prometheus   metrics
-/clusters           every endpoint with its state and counters (?format=json)
-/listeners          where the listeners are bound (?format=json)
-/config_dump        what is configured, in Envoy's shape (?include_eds, resource, mask, name_regex, include_snapshot)
-/explain            where a connection goes and why (?sni=NAME, alpn, source, port, format=json)
-/audit              every name that is reachable from outside, and what makes it so (?format=json)
-/names              what DNS answers, host by host (?format=json)
-/rejections         what was refused and why, and notices
-/xds                where the conversation with the control plane stands (?format=json)
-/xds/log            its last pushes, and what each changed (?format=json)
-/xds/diff           what changed between two pushes (?from=VERSION&to=VERSION, ?format=json)
-/xds/release        POST: lets go of what the guard keeps back
-";
 
 /// Everything, for operators.
 pub fn operators(sight: Sight) -> Router {
     Router::new()
-        .route("/", get(async || INDEX))
-        .route("/help", get(async || INDEX))
+        .route("/", get(page::index))
+        .route("/status", get(page::page))
+        .route("/help", get(async || routes::index()))
+        .route("/openapi.json", get(routes::openapi))
         .route("/ready", get(ready))
         .route("/healthz/ready", get(ready))
-        .route("/stats/prometheus", get(stats))
+        .route("/server_info", get(process::server_info))
+        .route("/memory", get(process::memory))
+        .route("/certs", get(process::certs))
+        .route("/hot_restart_version", get(process::hot_restart_version))
+        .route("/logging", get(process::level).post(process::set_level))
+        .route("/healthcheck/fail", post(process::fail))
+        .route("/healthcheck/ok", post(process::ok))
+        .route("/drain_listeners", post(process::drain_listeners))
+        .route("/quitquitquit", post(process::quit))
+        .route("/stats", get(stats::all))
+        .route("/stats/prometheus", get(stats::prometheus))
         .route("/clusters", get(clusters::all))
         .route("/listeners", get(listeners))
         .route("/config_dump", get(config_dump::all))
         .route("/explain", get(explain::explain))
         .route("/audit", get(audit))
+        .route("/connections", get(connections::all))
+        .route("/connections/kill", post(connections::kill))
+        .route("/top", get(top::top))
+        .route("/failures", get(failures::latest))
         .route("/names", get(names))
         .route("/rejections", get(rejections))
         .route("/xds", get(xds::status))
         .route("/xds/log", get(xds::log))
         .route("/xds/diff", get(xds::diff))
         .route("/xds/release", post(xds::release))
+        .fallback(routes::unknown)
+        .method_not_allowed_fallback(routes::wrong_method)
         .with_state(sight)
 }
 
@@ -93,7 +117,10 @@ pub fn probes(sight: Sight) -> Router {
 
 /// Metrics alone, for a scraper from outside of the pod.
 pub fn scrapes(sight: Sight) -> Router {
-    Router::new().route("/stats/prometheus", get(stats)).route("/metrics", get(stats)).with_state(sight)
+    Router::new()
+        .route("/stats/prometheus", get(stats::prometheus))
+        .route("/metrics", get(stats::prometheus))
+        .with_state(sight)
 }
 
 /// `?format=json`
@@ -129,23 +156,27 @@ async fn ready(State(sight): State<Sight>, Query(query): Query<Verbose>) -> Resp
     }
 }
 
-async fn stats(State(sight): State<Sight>) -> Response {
-    match sight.metrics.render() {
-        Ok(text) => ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], text).into_response(),
-        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")).into_response(),
-    }
-}
-
 async fn listeners(State(sight): State<Sight>, Query(format): Query<Format>) -> Response {
     let bound = sight.bound.borrow().clone();
     if format.is_json() {
-        return Json(json!(bound)).into_response();
+        // `envoy.admin.v3.Listeners`
+        let one = |(name, address): (&String, &SocketAddr)| {
+            let at = json!({ "address": address.ip(), "port_value": address.port() });
+            json!({ "name": name, "local_address": { "socket_address": at } })
+        };
+        let statuses: Vec<_> = bound.iter().map(one).collect();
+        return Json(json!({ "listener_statuses": statuses })).into_response();
     }
     bound.iter().map(|(name, address)| format!("{name}::{address}\n")).collect::<String>().into_response()
 }
 
 async fn audit(State(sight): State<Sight>, Query(format): Query<Format>) -> Response {
-    let found = eastgate_config::audit::audit(&sight.table.load_full().snapshot);
+    let table = sight.table.load_full();
+    // Ten thousand names are not for the control thread.
+    let found = tokio::task::spawn_blocking(move || eastgate_config::audit::audit(&table.snapshot)).await;
+    let Ok(found) = found else {
+        return (StatusCode::INTERNAL_SERVER_ERROR, "the table could not be read\n").into_response();
+    };
     if format.is_json() {
         return Json(json!(found)).into_response();
     }

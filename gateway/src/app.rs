@@ -13,13 +13,13 @@ use eastgate_config::istio::Options;
 use eastgate_config::route::Rewrite;
 use eastgate_config::snapshot::Snapshot;
 use sd_notify::NotifyState;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::{JoinError, JoinSet};
 
 use crate::accept::ports::Ports;
 use crate::accept::{self, Admission, Threads};
 use crate::access_log::{self, AccessLog};
-use crate::admin::{self, ClusterMetrics, Sight};
+use crate::admin::{self, ClusterMetrics, Orders, Sight, port};
 use crate::closing::{self, Closed, Closing};
 use crate::control_plane::Handle;
 use crate::dns;
@@ -46,7 +46,7 @@ mod listening;
 mod sources;
 
 use handover::Handover;
-use listening::{listen, serve};
+use listening::listen;
 use sources::source;
 
 /// What readiness waits for once the gateway leaves.
@@ -70,6 +70,7 @@ pub struct App {
     table: Arc<ArcSwap<Table>>,
     readiness: Readiness,
     phase: watch::Sender<Phase>,
+    quit: Arc<Notify>,
     leaving: Arc<Leaving>,
     log_writer: access_log::Writer,
     drain: Drain,
@@ -92,13 +93,15 @@ pub struct Left {
     pub cut: usize,
 }
 
-/// How a gateway's life comes to its end without being asked.
+/// How a gateway's life comes to its end without a signal.
 #[derive(Debug)]
 pub enum End {
     /// A part of it has ended that should not have.
     Failed(anyhow::Error),
     /// Another process has taken over.
     Succeeded(Successor),
+    /// An operator wants it to leave, as if by a signal.
+    Asked,
 }
 
 impl App {
@@ -207,15 +210,21 @@ impl App {
             bound: bound.clone(),
             xds: xds.clone(),
             node: Arc::new(node),
+            mesh,
+            open: open.clone(),
+            orders: Orders::new(phase.clone(), settings.drain.grace),
+            restarts: settings.restart.socket.is_some(),
+            began: Instant::now(),
         };
+        let quit = Arc::clone(&sight.orders.quit);
         let operators = admin::operators(sight.clone());
-        let admin = serve(&mut tasks, shell, "admin.address", settings.admin.address, operators)?;
+        let admin = port::guarded(&mut tasks, shell, &settings.admin, operators)?;
         if let Some(address) = settings.admin.metrics_address {
-            serve(&mut tasks, shell, "admin.metrics_address", address, admin::scrapes(sight.clone()))?;
+            port::open(&mut tasks, shell, "admin.metrics_address", address, admin::scrapes(sight.clone()))?;
         }
         let probes = settings.admin.readiness_address;
         let probes = probes.map(|address| {
-            serve(&mut tasks, shell, "admin.readiness_address", address, admin::probes(sight))
+            port::open(&mut tasks, shell, "admin.readiness_address", address, admin::probes(sight))
         });
         let probes = probes.transpose()?;
         let (successor, successors) = mpsc::channel(1);
@@ -240,6 +249,7 @@ impl App {
             table,
             readiness,
             phase,
+            quit,
             leaving,
             log_writer,
             drain: settings.drain.clone(),
@@ -300,13 +310,15 @@ impl App {
         }
     }
 
-    /// Returns only when a part of the gateway has ended that should not have, or another process has taken over.
+    /// Returns only when a part of the gateway has ended that should not have, another process has taken over, or an
+    /// operator has it leave.
     pub async fn ended(&mut self) -> End {
         tokio::select! {
             biased;
             ended = self.tasks.join_next() => End::Failed(why(ended)),
             ended = self.accepting.join_next() => End::Failed(why(ended)),
             Some(successor) = self.successors.recv() => End::Succeeded(successor),
+            () = self.quit.notified() => End::Asked,
         }
     }
 

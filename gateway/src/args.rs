@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 use crate::explain_command::ExplainArgs;
 use crate::hello_command::HelloArgs;
 use crate::register::{DeregisterArgs, RegisterArgs};
+use crate::terminal::{Asking, ClustersArgs, ConnectionsArgs, DrainArgs, LogLevelArgs, TopArgs};
 use crate::xds_command::XdsArgs;
 
 mod envoy;
@@ -24,12 +25,15 @@ pub use vm::{VmCommand, VmRunArgs};
 /// Peeks at the ClientHello's server name, rewrites *.global, finds the service's endpoints and passes the TLS
 /// connection through to one of them.
 #[derive(Debug, Parser)]
-#[command(name = "eastgate", version, propagate_version = true)]
+#[command(name = "eastgate", version, propagate_version = true, after_help = EXIT_CODES)]
 pub struct Eastgate {
     /// What to do.
     #[command(subcommand)]
     pub command: Command,
 }
+
+const EXIT_CODES: &str = "Exit codes: 0 as asked; 1 it could not be done, or the answer is no (check: refused; explain: \
+                          refused everywhere; status: not ready); 2 the command line is wrong";
 
 /// What to do.
 #[derive(Debug, Subcommand)]
@@ -46,11 +50,27 @@ pub enum Command {
     /// Decode raw ClientHellos: what they say, and where they would go
     Hello(HelloArgs),
     /// Explain step by step where a server name goes, or why it is refused
+    ///
+    /// Exit code 0: it goes to an endpoint. 1: every listener refuses it, or nobody could be asked.
     Explain(ExplainArgs),
     /// What DNS would answer with the mesh of a directory, without a server
     Dns(DnsArgs),
     /// Ask a running gateway about its control plane: status, log, diff, release
     Xds(XdsArgs),
+    /// Is a running gateway ready, and what does it do
+    Status(Asking),
+    /// The clusters of a running gateway
+    Clusters(ClustersArgs),
+    /// Its endpoints, with why one is out
+    Endpoints(ClustersArgs),
+    /// Its open connections; kill ends some
+    Connections(ConnectionsArgs),
+    /// What is busy in it, looked at again every second
+    Top(TopArgs),
+    /// Have it accept nobody any more, or leave
+    Drain(DrainArgs),
+    /// Show or set the level of its log
+    LogLevel(LogLevelArgs),
     /// Register a workload outside of Kubernetes as an endpoint of a service
     Register(RegisterArgs),
     /// Remove what register made, and nothing else
@@ -61,9 +81,14 @@ pub enum Command {
         #[command(subcommand)]
         command: VmCommand,
     },
-    /// Print the effective settings as YAML
+    /// Print the effective settings
     #[command(after_long_help = settings_help())]
-    Config(SettingsArgs),
+    Config(ConfigArgs),
+    /// Write the manual pages into a directory
+    Man {
+        /// The directory
+        dir: PathBuf,
+    },
     /// Print a completion script for a shell
     Completions {
         /// Which shell
@@ -89,6 +114,17 @@ pub struct CheckArgs {
 pub struct AuditArgs {
     /// Print text or JSON
     #[arg(short, long, default_value = "text", value_parser = ["text", "json"])]
+    pub output: String,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub settings: SettingsArgs,
+}
+
+/// `eastgate config`
+#[derive(Debug, Args)]
+pub struct ConfigArgs {
+    /// Print YAML or JSON
+    #[arg(short, long, default_value = "yaml", value_parser = ["yaml", "json"])]
     pub output: String,
     #[command(flatten)]
     #[allow(missing_docs)]
@@ -224,6 +260,16 @@ fn settings_help() -> String {
             &format!("  {}  [{}]\n      {} (default: {default})\n", key.path, key.variable(), key.meaning);
     }
     text
+}
+
+/// Writes a manual page for each command.
+///
+/// # Errors
+/// The directory cannot be written to.
+pub fn man(dir: &Path) -> anyhow::Result<()> {
+    std::fs::create_dir_all(dir)?;
+    clap_mangen::generate_to(Eastgate::command(), dir)
+        .with_context(|| format!("cannot write to {}", dir.display()))
 }
 
 /// The completion script for a shell.

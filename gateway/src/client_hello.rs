@@ -23,7 +23,12 @@ mod seen;
 #[cfg(test)]
 mod tests;
 
+use std::fmt;
+use std::num::ParseIntError;
+use std::str::FromStr;
+
 use eastgate_config::server_name::ServerName;
+use serde::{Serialize, Serializer};
 
 use self::deframe::Deframer;
 pub use self::refusal::{Alert, Refusal};
@@ -141,6 +146,31 @@ pub struct ClientHello {
     consumed: usize,
 }
 
+/// The beginning of a client's random bytes: the same at every hop that passes the hello on and in a capture, so that
+/// it names a connection there, too. Written as 16 hexadecimal digits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RandomPrefix(u64);
+
+impl fmt::Display for RandomPrefix {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:016x}", self.0)
+    }
+}
+
+impl FromStr for RandomPrefix {
+    type Err = ParseIntError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        u64::from_str_radix(text, 16).map(Self)
+    }
+}
+
+impl Serialize for RandomPrefix {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
 impl ClientHello {
     /// The name to route by. With encrypted ClientHello it is the outer hello's.
     pub fn server_name(&self) -> &ServerName {
@@ -169,6 +199,12 @@ impl ClientHello {
     /// The client's random bytes: the same at every hop that passes the hello on, so an id across hops.
     pub fn client_random(&self) -> &[u8; 32] {
         &self.client_random
+    }
+
+    /// The beginning of these.
+    pub fn random_prefix(&self) -> RandomPrefix {
+        let (prefix, _) = self.client_random.split_first_chunk().unwrap_or((&[0; 8], &[]));
+        RandomPrefix(u64::from_be_bytes(*prefix))
     }
 
     /// Does the client offer early data? Then more than the hello has gone out with it, and must not be replayed twice.

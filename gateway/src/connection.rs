@@ -14,6 +14,7 @@ use tokio::time::timeout;
 
 use crate::access_log;
 use crate::client_hello::ClientHello;
+use crate::failures;
 use crate::gate::{ClientPass, Pass};
 use crate::in_flight::Passing;
 use crate::inspect::{self, Begun};
@@ -93,6 +94,9 @@ fn conclude(mut record: access_log::Open, result: &Result<(), Error>, listener: 
     }
     record.close(result.as_ref().err().map(|error| (error.flag(), || error.explain())));
     listener.metrics.close(record.flag);
+    if let Err(error) = result {
+        failures::note(&record, error.flag(), || error.explain());
+    }
 }
 
 /// Opens the connection, and relays until both sides have finished or somebody wants it to end.
@@ -180,6 +184,7 @@ async fn open(
     let ends = ends(client, told, record)?;
     let client_pass = count_client(direct, ends, listener)?;
     record.server_name = hello.as_ref().map(|hello| hello.server_name().clone());
+    record.client_random = hello.as_ref().map(ClientHello::random_prefix);
     listener.downstream.hello_seconds().observe(record.age());
 
     let routed = route(client, hello.as_ref(), ends, listener).await?;
@@ -358,7 +363,7 @@ fn cut(client: &TcpStream) {
 
 fn note_route(record: &mut access_log::Open, routed: &Routed, listener: &Listener) {
     (record.route, record.rewritten) = (Some(Arc::clone(&routed.chain)), routed.rewritten.clone());
-    record.cluster = Some(Arc::clone(&routed.cluster.config));
+    (record.table, record.cluster) = (routed.table, Some(Arc::clone(&routed.cluster.config)));
     if routed.rewritten.is_some() {
         listener.downstream.rewritten.inc();
     }

@@ -9,12 +9,10 @@ use clap::Args;
 use hyper::Method;
 
 use crate::admin::REFUSED;
-use crate::admin_client::{ask, escaped};
+use crate::admin_client::{AdminPort, escaped};
 use crate::connection::explain::{Explanation, Question};
 
-/// Explain step by step where a server name goes, or why it is refused.
-///
-/// Exit code 0: it goes to an endpoint. 1: every listener refuses it, or nobody could be asked.
+/// `eastgate explain`
 #[derive(Debug, Clone, Args)]
 pub struct ExplainArgs {
     /// The server name, as a client sends it
@@ -29,11 +27,11 @@ pub struct ExplainArgs {
     /// The port that the connection goes to; without it, every listener that reads ClientHellos is asked
     #[arg(long, value_name = "PORT")]
     pub port: Option<u16>,
-    /// A running gateway's admin port: HOST:PORT, http://HOST:PORT or unix:/PATH
-    #[arg(long, value_name = "URL", default_value = "127.0.0.1:15000", conflicts_with = "mesh_dir")]
-    pub admin: String,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub admin: AdminPort,
     /// No running gateway, but the Istio and Kubernetes resources in this directory
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, value_name = "DIR", conflicts_with = "admin")]
     pub mesh_dir: Option<PathBuf>,
     /// Print text or JSON
     #[arg(short, long, default_value = "text", value_parser = ["text", "json"])]
@@ -76,7 +74,7 @@ impl ExplainArgs {
 /// # Errors
 /// Nobody answers at the admin port, or what answers does not know.
 pub async fn run(args: &ExplainArgs) -> anyhow::Result<ExitCode> {
-    let answer = ask(&args.admin, Method::GET, &args.path()).await?;
+    let answer = args.admin.ask(Method::GET, &args.path()).await?;
     let refused = answer.headers.get(REFUSED).is_some_and(|refused| refused == "true");
     let mut out = std::io::stdout();
     out.write_all(&answer.good()?)?;

@@ -4,12 +4,13 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 use clap::Parser;
+use eastgate::admin_client::AdminPort;
 use eastgate::app::End;
-use eastgate::args::{self, AuditArgs, CheckArgs, Command, DnsArgs, Eastgate, EnvoyArgs, VmCommand};
-use eastgate::restart::{self, Sockets};
-use eastgate::{
-    admin_client, app, check, demo, explain_command, register, signals, telemetry, vm, xds_command,
+use eastgate::args::{
+    self, AuditArgs, CheckArgs, Command, ConfigArgs, DnsArgs, Eastgate, EnvoyArgs, VmCommand,
 };
+use eastgate::restart::{self, Sockets};
+use eastgate::{app, check, demo, explain_command, register, signals, telemetry, terminal, vm, xds_command};
 use eastgate_config::bootstrap::Settings;
 use hyper::Method;
 use sd_notify::NotifyState;
@@ -43,8 +44,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
                 return check::audit(dir, &app::options(&settings)?, output == "json");
             }
             let path = if output == "json" { "/audit?format=json" } else { "/audit" };
-            let admin = settings.admin.address.to_string();
-            control_runtime()?.block_on(admin_client::print(&admin, Method::GET, path))
+            control_runtime()?.block_on(AdminPort::from(&settings.admin).print(Method::GET, path))
         }
         Command::Hello(args) => check::hello(&args, &app::options(&Settings::default())?),
         Command::Explain(args) if args.mesh_dir.is_none() => {
@@ -59,12 +59,24 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
             check::dns(name.as_deref(), &kind, &settings, &app::options(&settings)?)
         }
         Command::Xds(args) => control_runtime()?.block_on(xds_command::run(&args)),
+        Command::Status(args) => control_runtime()?.block_on(terminal::status(&args)),
+        Command::Clusters(args) => control_runtime()?.block_on(terminal::clusters(&args)),
+        Command::Endpoints(args) => control_runtime()?.block_on(terminal::endpoints(&args)),
+        Command::Connections(args) => control_runtime()?.block_on(terminal::connections(&args)),
+        Command::Top(args) => control_runtime()?.block_on(terminal::top(&args)),
+        Command::Drain(args) => control_runtime()?.block_on(terminal::drain(&args)),
+        Command::LogLevel(args) => control_runtime()?.block_on(terminal::log_level(&args)),
         Command::Register(args) => control_runtime()?.block_on(register::register(args)),
         Command::Deregister(args) => control_runtime()?.block_on(register::deregister(args)),
-        Command::Config(settings) => {
-            print!("{}", serde_saphyr::to_string(&settings.settings(std::env::vars())?)?);
+        Command::Config(ConfigArgs { output, settings }) => {
+            let settings = settings.settings(std::env::vars())?;
+            match output.as_str() {
+                "json" => println!("{:#}", serde_json::to_value(&settings)?),
+                _ => print!("{}", serde_saphyr::to_string(&settings)?),
+            }
             Ok(ExitCode::SUCCESS)
         }
+        Command::Man { dir } => args::man(&dir).map(|()| ExitCode::SUCCESS),
         Command::Completions { shell } => {
             args::completions(shell);
             Ok(ExitCode::SUCCESS)
@@ -152,6 +164,7 @@ fn gateway(settings: Settings) -> anyhow::Result<ExitCode> {
                 end = app.ended() => match end {
                     End::Failed(error) => return Err(error),
                     End::Succeeded(successor) => break Err(successor),
+                    End::Asked => break Ok("/quitquitquit"),
                 },
                 _ = replacement.recv() => replace(socket),
             }

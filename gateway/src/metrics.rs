@@ -151,6 +151,11 @@ impl Metrics {
         Made(&self.registry, &self.described).register(collector)
     }
 
+    /// Everything, as it is at present.
+    pub fn gather(&self) -> Vec<prometheus::proto::MetricFamily> {
+        self.registry.gather()
+    }
+
     /// Everything, in Prometheus' text format.
     ///
     /// # Errors

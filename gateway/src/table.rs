@@ -63,6 +63,8 @@ pub struct Asked<'a> {
 /// Where a connection goes.
 #[derive(Debug)]
 pub struct Routed {
+    /// The version of the table that says so.
+    pub table: u64,
     /// The cluster to connect through.
     pub cluster: Arc<Cluster>,
     /// The filter chain that took the connection.
@@ -310,6 +312,7 @@ impl Table {
             return Err(Error::NoCluster { chain: chain.name.to_string(), cluster });
         };
         Ok(Routed {
+            table: self.version,
             cluster: Arc::clone(cluster),
             chain: chain.name.clone(),
             rewritten: taken.rewritten,

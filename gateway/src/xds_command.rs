@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use clap::{Args, Subcommand};
 use hyper::Method;
 
-use crate::admin_client::{escaped, print};
+use crate::admin_client::{AdminPort, escaped};
 
 /// Ask a running gateway about its control plane.
 #[derive(Debug, Clone, Args)]
@@ -13,9 +13,9 @@ pub struct XdsArgs {
     /// What to ask
     #[command(subcommand)]
     pub question: Question,
-    /// The gateway's admin port
-    #[arg(long, global = true, value_name = "ADDRESS", default_value = "127.0.0.1:15000")]
-    pub admin: String,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub port: AdminPort,
     /// Print text or JSON
     #[arg(short, long, global = true, default_value = "text", value_parser = ["text", "json"])]
     pub output: String,
@@ -60,7 +60,8 @@ pub async fn run(args: &XdsArgs) -> anyhow::Result<ExitCode> {
     let (method, path) = args.question.request();
     let format = if args.output == "json" { "format=json" } else { "" };
     let path = format!("{path}{format}");
-    print(&args.admin, method, path.trim_end_matches(['?', '&'])).await
+    let path = path.trim_end_matches(['?', '&']);
+    args.port.print(method, path).await
 }
 
 #[cfg(test)]

@@ -25,11 +25,11 @@ const ROWS: &[&[&str]] = &[
         "telemetry",
     ],
     &["upstream", "access_log", "inspect", "tls"],
-    &["open", "table"],
+    &["failures", "open", "table"],
     &["closing", "listener", "overload", "shed"],
     &["connection", "publish", "monitor"],
     &["accept", "source", "dns", "admin", "hello_command", "xds_command"],
-    &["app", "register", "explain_command"],
+    &["app", "register", "explain_command", "terminal"],
     &["check", "vm"],
     &["args", "demo", "main"],
 ];

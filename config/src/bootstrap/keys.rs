@@ -255,7 +255,17 @@ pub const KEYS: &[Key] = &[
         "of that memory: above it idle connections are closed, the newest first",
     ),
     key("threads", "data threads; 0 is one for each core"),
-    key("admin.address", "metrics, /clusters, /config_dump; loopback unless you know better"),
+    key(
+        "admin.address",
+        "metrics, /clusters, /config_dump; IP:PORT or unix:/PATH; elsewhere than on loopback it wants TLS and a token",
+    ),
+    key(
+        "admin.tls_cert_path",
+        "the admin port's certificate chain, read for every connection; empty: no TLS",
+    ),
+    key("admin.tls_key_path", "its key"),
+    key("admin.token_path", "a file with the bearer token that whoever asks must know; empty: none"),
+    key("admin.insecure", "serve the admin port to other machines without TLS or a token"),
     key("admin.readiness_address", "/healthz/ready for Kubernetes; empty for none"),
     key(
         "admin.metrics_address",

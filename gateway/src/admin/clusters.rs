@@ -5,22 +5,40 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
 use axum::extract::{Query, State};
+use axum::http::StatusCode;
 use axum::response::{IntoResponse, Json, Response};
 use eastgate_config::endpoint::Health;
+use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::{Format, Sight};
+use super::Sight;
+use crate::table::Table;
 use crate::upstream::Cluster;
 use crate::upstream::cluster::Limit;
-use crate::upstream::endpoint::{Endpoint, Out};
+use crate::upstream::endpoint::Endpoint;
 use crate::upstream::health::{Outcome, reasons};
-use crate::upstream::state::{EndpointState, chosen};
+use crate::upstream::state::{EndpointState, chosen, unresolved};
 
-pub(super) async fn all(State(sight): State<Sight>, Query(format): Query<Format>) -> Response {
+/// `?filter=TEXT&format=json`
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct Wanted {
+    filter: String,
+    format: Option<String>,
+}
+
+pub(super) async fn all(State(sight): State<Sight>, Query(wanted): Query<Wanted>) -> Response {
     let table = sight.table.load_full();
-    let mut clusters: Vec<_> = table.clusters().collect();
+    // Hundreds of thousands of endpoints take their time, which the control thread does not have.
+    let made = tokio::task::spawn_blocking(move || shown(&table, &wanted));
+    made.await.unwrap_or_else(|_| StatusCode::INTERNAL_SERVER_ERROR.into_response())
+}
+
+fn shown(table: &Table, wanted: &Wanted) -> Response {
+    let mut clusters: Vec<_> =
+        table.clusters().filter(|cluster| cluster.config.name.contains(&wanted.filter)).collect();
     clusters.sort_by(|a, b| a.config.name.cmp(&b.config.name));
-    if format.is_json() {
+    if wanted.format.as_deref() == Some("json") {
         let statuses: Vec<_> = clusters.iter().map(|cluster| status_json(cluster)).collect();
         let clusters: Vec<_> = clusters.into_iter().map(cluster_json).collect();
         return Json(json!({ "clusters": clusters, "cluster_statuses": statuses })).into_response();
@@ -38,6 +56,8 @@ fn cluster_json(cluster: &Arc<Cluster>) -> Value {
     let endpoint = |one: &Arc<Endpoint>| endpoint_json(one, chosen.contains(&one.address));
     json!({
         "name": cluster.config.name,
+        "taking": chosen.len(),
+        "unresolved": unresolved(cluster),
         "policy": cluster.config.policy,
         "active": stats.active(),
         "connected": stats.connected.load(Relaxed),
@@ -75,10 +95,9 @@ fn endpoint_json(endpoint: &Endpoint, chosen: bool) -> Value {
         "locality": endpoint.locality,
         "weight": endpoint.weight,
         "health": endpoint.health,
-        "out": reasons(endpoint).iter().map(ToString::to_string).collect::<Vec<_>>(),
+        "out": state.out,
         "health_flags": state.health_flags,
         "takes_connections": state.takes_connections,
-        "why_out": state.why_out,
         "active": endpoint.stats.active(),
         "connecting": endpoint.stats.connecting(),
         "connected": endpoint.stats.connected(),
@@ -86,10 +105,6 @@ fn endpoint_json(endpoint: &Endpoint, chosen: bool) -> Value {
         "timed_out": endpoint.stats.timed_out(),
         "hellos": hellos(endpoint.stats.known_health().map(|health| health.hellos.counts()).unwrap_or_default()),
     })
-}
-
-fn is_out(endpoint: &Endpoint, reason: Out) -> bool {
-    endpoint.stats.out().any(|out| out == reason)
 }
 
 /// `envoy.admin.v3.ClusterStatus`, which `istioctl proxy-config endpoints` reads.
@@ -102,6 +117,8 @@ fn status_json(cluster: &Cluster) -> Value {
             Health::Unhealthy => "UNHEALTHY",
         };
         let locality = &endpoint.locality;
+        let reasons = reasons(endpoint);
+        let flagged = |flag| reasons.iter().any(|reason| reason.flag() == flag);
         json!({
             "address": {
                 "socket_address": { "address": endpoint.address.ip(), "port_value": endpoint.address.port() },
@@ -112,8 +129,8 @@ fn status_json(cluster: &Cluster) -> Value {
             ],
             "health_status": {
                 "eds_health_status": health,
-                "failed_outlier_check": is_out(endpoint, Out::Outlier),
-                "failed_active_health_check": is_out(endpoint, Out::FailedCheck),
+                "failed_outlier_check": flagged("/failed_outlier_check"),
+                "failed_active_health_check": flagged("/failed_active_hc"),
             },
             "weight": endpoint.weight,
             "hostname": endpoint.workload,
@@ -152,15 +169,12 @@ fn lines(text: &mut String, cluster: &Cluster) {
         endpoint_line("cx_total", &stats.connected());
         endpoint_line("hostname", &endpoint.workload);
         endpoint_line("health_flags", &state.health_flags);
-        for reason in reasons(endpoint) {
-            endpoint_line("out", &reason);
+        for reason in &state.out {
+            endpoint_line("out", reason);
         }
         endpoint_line("weight", &endpoint.weight);
         endpoint_line("region", &endpoint.locality.region);
         endpoint_line("zone", &endpoint.locality.zone);
         endpoint_line("sub_zone", &endpoint.locality.subzone);
-        if let Some(why) = &state.why_out {
-            endpoint_line("why_out", why);
-        }
     }
 }

@@ -75,7 +75,7 @@ fn write(
 }
 
 /// `envoy.config.core.v3.Node`, as it stands in Envoy's bootstrap.
-fn node(node: &Node) -> Value {
+pub(super) fn node(node: &Node) -> Value {
     let version: Vec<u32> =
         env!("CARGO_PKG_VERSION").split('.').map(|part| part.parse().unwrap_or(0)).collect();
     let part = |index: usize| version.get(index).copied().unwrap_or(0);

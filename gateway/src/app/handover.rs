@@ -65,7 +65,14 @@ impl Handover {
         {
             tracing::warn!(%error, "the process before has ended by itself; accepting all the same");
         }
-        self.phase.send_replace(Phase::Accepting);
+        // One that was told to accept nobody, or to leave, before it was ready is not called back.
+        self.phase.send_if_modified(|phase| match phase {
+            Phase::Waiting => {
+                *phase = Phase::Accepting;
+                true
+            }
+            _ => false,
+        });
         for (name, address) in self.sockets.close_rest() {
             tracing::info!(socket = name, %address, "nothing listens there any more");
         }

@@ -1,4 +1,4 @@
-//! The sockets of listeners and of HTTP, in step with the table and with the gateway's life.
+//! The sockets of listeners, in step with the table and with the gateway's life.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -6,16 +6,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
-use axum::Router;
-use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
-use tokio::task::JoinSet;
 
 use crate::accept::ports::Ports;
 use crate::connection::Arrived;
 use crate::drain::Phase;
 use crate::readiness::Wait;
-use crate::restart::Sockets;
 use crate::table::Table;
 
 /// A listener that cannot be bound is tried again this often.
@@ -59,26 +55,4 @@ pub(super) async fn listen(
     std::future::pending::<()>().await;
     drop(ports);
     Ok(())
-}
-
-/// Answers HTTP at the address of a setting, unless another process does so yet.
-pub(super) fn serve(
-    tasks: &mut JoinSet<anyhow::Result<()>>,
-    (sockets, phase): (&Sockets, &watch::Receiver<Phase>),
-    key: &str,
-    address: SocketAddr,
-    router: Router,
-) -> anyhow::Result<SocketAddr> {
-    let socket = sockets.tcp(key, address);
-    let (socket, kept) = socket.with_context(|| format!("{key}: cannot listen on {address}"))?;
-    let socket = TcpListener::from_std(socket)?;
-    let bound = socket.local_addr()?;
-    let mut phase = phase.clone();
-    tasks.spawn(async move {
-        let _kept = kept;
-        // A process before this one answers until this one is ready.
-        phase.wait_for(|phase| *phase != Phase::Waiting).await.context("the gateway is gone")?;
-        Ok(axum::serve(socket, router).await?)
-    });
-    Ok(bound)
 }

@@ -30,6 +30,8 @@ struct State {
     endpoint: SocketAddr,
     client_addr: SocketAddr,
     server_name: Option<String>,
+    #[serde(default)]
+    client_random: Option<String>,
     rewritten: Option<String>,
     route: Option<String>,
     attempts: u32,
@@ -88,6 +90,7 @@ fn state(open: &open::Entered, patience: &Patience, handed: &Handed) -> io::Resu
         endpoint: open.upstream.endpoint.endpoint().address,
         client_addr: record.client_addr,
         server_name: record.server_name.as_ref().map(ToString::to_string),
+        client_random: record.client_random.as_ref().map(ToString::to_string),
         rewritten: record.rewritten.clone(),
         route: record.route.as_ref().map(ToString::to_string),
         attempts: record.attempts,
@@ -148,6 +151,7 @@ async fn enter(state: State, handed: Handed, stream: TcpStream, listener: &Liste
     let upstream = upstream::adopt(&cluster, state.endpoint, stream)?;
     let mut record = listener.access_log.resume(&listener.name, state.client_addr, state.age);
     record.server_name = state.server_name.and_then(|name| ServerName::from_sni(name.as_bytes()).ok());
+    record.client_random = state.client_random.and_then(|random| random.parse().ok());
     record.rewritten = state.rewritten;
     record.route = state.route.map(Into::into);
     record.attempts = state.attempts;

@@ -10,7 +10,8 @@ use eastgate_config::locality::Locality;
 use serde::Serialize;
 
 use super::cluster::Cluster;
-use super::endpoint::{Endpoint, Out};
+use super::endpoint::Endpoint;
+use super::health::{Reason, reasons};
 
 /// A cluster at this moment.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -62,9 +63,9 @@ pub struct EndpointState {
     pub place: Arc<Locality>,
     /// Would it be given a new connection?
     pub takes_connections: bool,
-    /// Why it would not, for people.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub why_out: Option<String>,
+    /// What speaks against it, and until when. One that takes connections all the same is the last resort.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub out: Vec<Reason>,
     /// Its share against the others.
     pub weight: u32,
     /// Open connections, attempts included.
@@ -120,7 +121,8 @@ pub fn chosen(cluster: &Cluster) -> HashSet<SocketAddr> {
     cluster.balancer().endpoints().map(|endpoint| endpoint.address).collect()
 }
 
-fn unresolved(cluster: &Cluster) -> Vec<String> {
+/// The names of a cluster's endpoints that stand for no address at present.
+pub fn unresolved(cluster: &Cluster) -> Vec<String> {
     let resolved = |port: u16| cluster.endpoints.iter().any(|endpoint| endpoint.address.port() == port);
     let name = |address: &Address| match address {
         Address::Dns { host, port } if !resolved(*port) => Some(host.clone()),
@@ -132,29 +134,12 @@ fn unresolved(cluster: &Cluster) -> Vec<String> {
 impl EndpointState {
     /// Of this endpoint; `chosen` says whether the cluster's policy chooses from it.
     pub fn new(endpoint: &Endpoint, chosen: bool) -> Self {
-        let mut reasons = Vec::new();
-        match endpoint.health {
-            Health::Healthy => {}
-            Health::Degraded => reasons.push(("/degraded_eds_health", None)),
-            Health::Draining => {
-                reasons.push(("/eds_status_draining", Some("the source says that it is draining")));
-            }
-            Health::Unhealthy => {
-                reasons.push(("/failed_eds_health", Some("the source says that it is unhealthy")));
-            }
+        let mut out = reasons(endpoint);
+        // A degraded one is given connections where the better ones are too few.
+        if !chosen && out.iter().all(|reason| *reason == Reason::Source(Health::Degraded)) {
+            out.push(Reason::OthersGoFirst);
         }
-        for out in endpoint.stats.out() {
-            reasons.push(match out {
-                Out::Outlier => {
-                    ("/failed_outlier_check", Some("connections to it failed (outlier detection)"))
-                }
-                Out::FailedCheck => ("/failed_active_hc", Some("it fails its health check")),
-            });
-        }
-        let flags: String = reasons.iter().map(|(flag, _)| *flag).collect();
-        let why: Vec<_> = reasons.iter().filter_map(|(_, why)| *why).collect();
-        let waits = "others go before it: those of a lower priority, or healthy ones";
-        let why = if why.is_empty() { vec![waits] } else { why };
+        let flags: String = out.iter().map(Reason::flag).collect();
         Self {
             address: endpoint.address,
             workload: endpoint.workload.to_string(),
@@ -162,7 +147,7 @@ impl EndpointState {
             eds_health: endpoint.health,
             place: Arc::clone(&endpoint.locality),
             takes_connections: chosen,
-            why_out: (!chosen).then(|| why.join("; ")),
+            out,
             weight: endpoint.weight,
             active: endpoint.stats.active(),
             connected: endpoint.stats.connected(),

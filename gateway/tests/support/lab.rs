@@ -125,6 +125,7 @@ cd {DIRECTORY}
 {commands}"
             ),
         ]);
+        command.env("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin");
         let output = command.env("NO_COLOR", "1").stdin(Stdio::null()).output().unwrap();
         (output.status.success(), String::from_utf8_lossy(&output.stdout).into_owned())
     }

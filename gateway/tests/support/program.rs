@@ -178,9 +178,9 @@ impl Eastgate {
     /// Waits until it is ready, and gives where this listener is bound.
     pub async fn listening(&self, listener: &str) -> SocketAddr {
         self.until("/ready", |text| text.starts_with("LIVE")).await;
-        let bound =
-            |text: &str| Some(serde_json::from_str::<Value>(text).ok()?[listener].as_str()?.to_owned());
-        let text = self.until("/listeners?format=json", |text| bound(text).is_some()).await;
+        let line = format!("{listener}::");
+        let bound = |text: &str| Some(text.lines().find_map(|found| found.strip_prefix(&line))?.to_owned());
+        let text = self.until("/listeners", |text| bound(text).is_some()).await;
         bound(&text).unwrap().parse().unwrap()
     }
 

@@ -160,9 +160,8 @@ impl Display for EndpointState {
         if !self.workload.is_empty() {
             write!(f, "  {}", self.workload)?;
         }
-        match &self.why_out {
-            Some(why) => writeln!(f, "\n        takes none: {why}"),
-            None => writeln!(f),
-        }
+        writeln!(f)?;
+        let effect = if self.takes_connections { "takes some all the same" } else { "takes none" };
+        self.out.iter().try_for_each(|why| writeln!(f, "        {effect}: {why}"))
     }
 }

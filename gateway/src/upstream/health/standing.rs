@@ -6,6 +6,8 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, SystemTime};
 
 use eastgate_config::endpoint::Health;
+use jiff::Timestamp;
+use serde::{Serialize, Serializer};
 
 use super::Counts;
 use super::outlier::Cause;
@@ -31,6 +33,55 @@ pub enum Reason {
     NotChecked,
     /// It failed its health check, and this is what was wrong.
     FailedCheck(Arc<String>),
+    /// Nothing is wrong with it, but it is not its turn.
+    OthersGoFirst,
+}
+
+impl Reason {
+    /// In Envoy's words, as they stand in `health_flags`; empty for what Envoy has no word for.
+    pub fn flag(&self) -> &'static str {
+        match self {
+            Self::Source(Health::Draining) => "/eds_status_draining",
+            Self::Source(Health::Degraded) => "/degraded_eds_health",
+            Self::Source(_) => "/failed_eds_health",
+            Self::Ejected(_) => "/failed_outlier_check",
+            Self::NotChecked | Self::FailedCheck(_) => "/failed_active_hc",
+            Self::OthersGoFirst => "",
+        }
+    }
+
+    /// When it ends by itself, if that is known.
+    pub fn until(&self) -> Option<SystemTime> {
+        match self {
+            Self::Ejected(ejection) => Some(ejection.until),
+            _ => None,
+        }
+    }
+
+    fn kind(&self) -> &'static str {
+        match self {
+            Self::Source(_) => "source",
+            Self::Ejected(_) => "ejected",
+            Self::NotChecked => "not_checked",
+            Self::FailedCheck(_) => "failed_check",
+            Self::OthersGoFirst => "others_go_first",
+        }
+    }
+}
+
+/// `{"reason": KIND, "until": TIME, "text": FOR PEOPLE}`
+impl Serialize for Reason {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        #[derive(Serialize)]
+        struct Told {
+            reason: &'static str,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            until: Option<Timestamp>,
+            text: String,
+        }
+        let until = self.until().and_then(|until| Timestamp::try_from(until).ok());
+        Told { reason: self.kind(), until, text: self.to_string() }.serialize(serializer)
+    }
 }
 
 impl fmt::Display for Reason {
@@ -45,6 +96,9 @@ impl fmt::Display for Reason {
             }
             Self::NotChecked => f.write_str("its first health check is not done yet"),
             Self::FailedCheck(why) => write!(f, "its health check fails: {why}"),
+            Self::OthersGoFirst => {
+                f.write_str("others go before it: those of a lower priority, or healthy ones")
+            }
         }
     }
 }

@@ -1,0 +1,88 @@
+//! `/stats`: metrics one a line, as JSON, or for Prometheus.
+
+use axum::extract::{Query, State};
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Json, Response};
+use prometheus::proto::{Metric, MetricFamily, MetricType};
+use regex::Regex;
+use serde::Deserialize;
+use serde_json::json;
+
+use super::Sight;
+
+/// The longest pattern; its compiled form is bounded by the library.
+const MAX_PATTERN: usize = 1024;
+
+/// `?format=json&filter=REGEX&usedonly`
+#[derive(Debug, Default, Deserialize)]
+pub(super) struct Selection {
+    format: Option<String>,
+    filter: Option<String>,
+    usedonly: Option<String>,
+}
+
+pub(super) async fn prometheus(State(sight): State<Sight>) -> Response {
+    match sight.metrics.render() {
+        Ok(text) => ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], text).into_response(),
+        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")).into_response(),
+    }
+}
+
+pub(super) async fn all(State(sight): State<Sight>, Query(selection): Query<Selection>) -> Response {
+    let format = selection.format.as_deref().unwrap_or("text");
+    let filter = match selection.filter.as_deref().map(pattern).transpose() {
+        Ok(filter) => filter,
+        Err(error) => return (StatusCode::BAD_REQUEST, error).into_response(),
+    };
+    let keep = |(name, value): &(String, f64)| {
+        filter.as_ref().is_none_or(|filter| filter.is_match(name))
+            && (selection.usedonly.is_none() || *value != 0.0)
+    };
+    let stats = || sight.metrics.gather().into_iter().flat_map(|family| samples(&family)).filter(keep);
+    match format {
+        "prometheus" => prometheus(State(sight)).await,
+        "json" => {
+            let stats: Vec<_> =
+                stats().map(|(name, value)| json!({ "name": name, "value": value })).collect();
+            Json(json!({ "stats": stats })).into_response()
+        }
+        "text" => {
+            stats().map(|(name, value)| format!("{name}: {value}\n")).collect::<String>().into_response()
+        }
+        _ => (StatusCode::BAD_REQUEST, "format is text, json or prometheus\n").into_response(),
+    }
+}
+
+fn pattern(text: &str) -> Result<Regex, String> {
+    if text.len() > MAX_PATTERN {
+        return Err(format!("filter is longer than {MAX_PATTERN} bytes\n"));
+    }
+    Regex::new(text).map_err(|error| format!("filter is no regular expression: {error}\n"))
+}
+
+/// Names with their labels, and values; of a histogram how many and their sum.
+fn samples(family: &MetricFamily) -> Vec<(String, f64)> {
+    let one = |metric: &Metric| {
+        let name = |suffix: &str| named(family.name(), suffix, metric);
+        match family.get_field_type() {
+            MetricType::COUNTER => vec![(name(""), metric.get_counter().get_value())],
+            MetricType::GAUGE => vec![(name(""), metric.get_gauge().get_value())],
+            MetricType::HISTOGRAM => {
+                let histogram = metric.get_histogram();
+                let count = histogram.get_sample_count() as f64;
+                vec![(name("_count"), count), (name("_sum"), histogram.get_sample_sum())]
+            }
+            _ => Vec::new(),
+        }
+    };
+    family.get_metric().iter().flat_map(one).collect()
+}
+
+fn named(name: &str, suffix: &str, metric: &Metric) -> String {
+    let labels: Vec<_> =
+        metric.get_label().iter().map(|label| format!("{}={:?}", label.name(), label.value())).collect();
+    match labels.as_slice() {
+        [] => format!("{name}{suffix}"),
+        labels => format!("{name}{suffix}{{{}}}", labels.join(",")),
+    }
+}
