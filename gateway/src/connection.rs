@@ -34,6 +34,7 @@ mod originate;
 mod passed;
 mod replay;
 mod retry;
+mod secured;
 mod terminate;
 
 pub use error::{Error, Fault};
@@ -56,21 +57,15 @@ pub fn serve<Held: 'static>(
     listener: Arc<Listener>,
     held: Held,
 ) -> impl Future<Output = ()> {
-    let mut record = listener.access_log.begin(&listener.name, client_addr);
+    let record = listener.access_log.begin(&listener.name, client_addr);
     async move {
         let open = listener.metrics.open();
         let role = listener.role();
         // Boxed, where TLS sessions would want room that what passes through has no use for.
         let (record, result) = match role {
             Role::Passthrough => forward(&client, &listener, record).await,
-            Role::Originate => {
-                let result = Box::pin(originate::forward(&client, &listener, &mut record)).await;
-                (record, result)
-            }
-            Role::Terminate => {
-                let result = Box::pin(terminate::forward(&client, &listener, &mut record)).await;
-                (record, result)
-            }
+            Role::Originate => Box::pin(originate::forward(&client, &listener, record)).await,
+            Role::Terminate => Box::pin(terminate::forward(&client, &listener, record)).await,
         };
         conclude(record, &result, &listener);
         match (role, result) {
@@ -78,6 +73,8 @@ pub fn serve<Held: 'static>(
             (Role::Passthrough, Err(error)) => refuse(&client, &error, &listener).await,
             // Its alert is under way, and a reset would overtake it.
             (Role::Terminate, Err(Error::Tls(tls::Error::Handshake { .. }))) => {}
+            // It was sent a FIN.
+            (Role::Originate | Role::Terminate, Err(Error::Ended(_))) => {}
             (Role::Originate | Role::Terminate, Err(_)) => cut(&client),
         }
         drop(open);

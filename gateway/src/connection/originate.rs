@@ -1,7 +1,8 @@
 //! A plain client's connection, carried over TLS to the endpoint: what a sidecar does on its way out.
 
+use std::cell::Cell;
 use std::net::SocketAddr;
-use std::pin::pin;
+use std::sync::Arc;
 
 use eastgate_config::cluster::UpstreamTls;
 use eastgate_config::listener::Ends;
@@ -11,11 +12,14 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use super::{
-    Error, announced, attempts, connect, count_client, ends, inspect, note_route, route, within_limits,
+    Error, Tunnel, announced, attempts, carry, connect, count_client, ends, inspect, note_route, route,
+    secured, within_limits,
 };
 use crate::access_log;
+use crate::gate::{ClientPass, Pass};
 use crate::listener::Listener;
-use crate::relay::{self, Handed, Meter, Moved, Side};
+use crate::open;
+use crate::relay::{self, Handed, Side};
 use crate::table::Routed;
 use crate::tls::relay::Sockets;
 use crate::tls::{self, Socket};
@@ -25,89 +29,125 @@ use crate::upstream;
 pub(super) async fn forward(
     client: &TcpStream,
     listener: &Listener,
-    record: &mut access_log::Open,
-) -> Result<(), Error> {
+    mut record: access_log::Open,
+) -> (access_log::Open, Result<(), Error>) {
+    match find(client, listener, &mut record).await {
+        Err(error) => (record, Err(error)),
+        Ok(way) => {
+            let config = Arc::clone(&way.routed.cluster.config);
+            match &config.tls {
+                // Endpoints that take plain TCP: of several services behind one port, each may be another way.
+                None => plain(client, way, listener, record).await,
+                Some(spoken) => secured(client, way, spoken, listener, record).await,
+            }
+        }
+    }
+}
+
+/// Where a connection goes, and what it has to say first. It is counted while this is held.
+struct Way {
+    routed: Routed,
+    ends: Ends,
+    raw: Vec<u8>,
+    _counted: (Option<ClientPass>, Option<Pass>),
+}
+
+async fn find(client: &TcpStream, listener: &Listener, record: &mut access_log::Open) -> Result<Way, Error> {
     let (begun, direct) = inspect(client, listener, record).await?;
     let ends = intended(client, listener, ends(client, begun.told, record)?);
-    let _client = count_client(direct, ends, listener)?;
+    let client_pass = count_client(direct, ends, listener)?;
     let routed = route(client, None, ends, listener).await?;
     note_route(record, &routed, listener);
-    let _counted = within_limits(&routed, listener).await?;
-    let stats = &routed.cluster.stats;
-    let moved = Moved::default();
-    let meter = Meter::new(&moved, (&stats.to_upstream, &stats.to_client));
-    let result = match &routed.cluster.config.tls {
-        // Endpoints that take plain TCP: of several services behind one port, each may be another way.
-        None => {
-            let mut attempts = attempts(&routed, ends.remote, listener, record);
-            let upstream = connect(client, &routed, &mut attempts, record).await?;
-            let sockets = (client, &upstream.stream);
-            let first = announced(begun.raw, &routed, ends, None);
-            let handed = Handed { to_upstream: first, ..Handed::default() };
-            let patience = listener.patience(&routed);
-            let timer = pin!(patience.timer());
-            let result = relay::run(sockets, handed, &meter, &patience, timer).await;
-            record.engine = meter.engine();
-            result
-        }
-        Some(spoken) => {
-            secured(client, (&routed, ends), spoken, (begun.raw, &meter), listener, record).await?
-        }
+    let chain_pass = within_limits(&routed, listener).await?;
+    Ok(Way { routed, ends, raw: begun.raw, _counted: (client_pass, chain_pass) })
+}
+
+async fn plain(
+    client: &TcpStream,
+    Way { routed, ends, raw, _counted }: Way,
+    listener: &Listener,
+    mut record: access_log::Open,
+) -> (access_log::Open, Result<(), Error>) {
+    let mut attempts = attempts(&routed, ends.remote, listener, &record);
+    let upstream = match connect(client, &routed, &mut attempts, &mut record).await {
+        Ok(upstream) => upstream,
+        Err(error) => return (record, Err(error)),
     };
-    (record.to_upstream_bytes, record.to_client_bytes) = (meter.to_upstream.get(), meter.to_client.get());
-    Ok(result?)
+    let handed = Handed { to_upstream: announced(raw, &routed, ends, None), ..Handed::default() };
+    let open = open::enter(record, upstream, Arc::clone(&routed.cluster)).await;
+    open.stay();
+    let handed = Cell::new(Some(Box::new(handed)));
+    let tunnel = Tunnel { open, handed, patience: Box::new(listener.patience(&routed)) };
+    let result = carry(client, &tunnel).await;
+    (tunnel.open.leave(), result)
 }
 
 /// Connects, shakes hands and relays. An endpoint that takes the connection and then does not shake hands is left for
 /// another, as one is that does not take it.
 async fn secured(
     client: &TcpStream,
-    (routed, ends): (&Routed, Ends),
+    way: Way,
     spoken: &UpstreamTls,
-    (first, meter): (Vec<u8>, &Meter<'_>),
     listener: &Listener,
-    record: &mut access_log::Open,
-) -> Result<Result<(), relay::Error>, Error> {
+    mut record: access_log::Open,
+) -> (access_log::Open, Result<(), Error>) {
+    let routed = &way.routed;
     record.server_name = spoken.sni.as_ref().and_then(|name| name.parse().ok());
-    let connect_timeout = routed.cluster.config.connect_timeout;
-    let known = timeout(connect_timeout, listener.clients.of(spoken)).await;
-    let how = known.unwrap_or(Err(tls::Error::TimedOut(Side::Upstream)))?;
-    let header = announced(Vec::new(), routed, ends, None);
-    let mut attempts = attempts(routed, record.client_addr, listener, record);
+    let known = timeout(routed.cluster.config.connect_timeout, listener.clients.of(spoken)).await;
+    let how = match known.unwrap_or(Err(tls::Error::TimedOut(Side::Upstream))) {
+        Ok(how) => how,
+        Err(error) => return (record, Err(error.into())),
+    };
+    let mut attempts = attempts(routed, record.client_addr, listener, &record);
     let mut refused = None;
     loop {
-        let upstream = match connect(client, routed, &mut attempts, record).await {
+        let upstream = match connect(client, routed, &mut attempts, &mut record).await {
             Ok(upstream) => upstream,
             Err(Error::Upstream(upstream::Error::NoOther(_))) if let Some(error) = refused => {
-                return Err(error);
+                return (record, Err(error));
             }
-            Err(error) => return Err(error),
+            Err(error) => return (record, Err(error)),
         };
-        let shaking = timeout(connect_timeout, async {
-            let sent = Socket(&upstream.stream).write_all(&header).await;
-            sent.map_err(|source| tls::Error::Handshake { side: Side::Upstream, source })?;
-            how.connect(&upstream.stream, &listener.mesh).await
-        });
-        let shaken = tokio::select! {
-            shaken = shaking => shaken.unwrap_or(Err(tls::Error::TimedOut(Side::Upstream))),
-            _ = relay::reset(client) => return Err(Error::ClientLeft),
-        };
-        let (mut session, peer) = match shaken {
-            Ok(done) => done,
-            Err(error) => {
-                listener.tls.upstream_refused.inc();
-                if !error.may_pass() {
-                    return Err(error.into());
-                }
-                refused = Some(error.into());
-                continue;
+        // Who is asked to end while hands are shaken, ends then.
+        let open = open::enter(record, upstream, Arc::clone(&routed.cluster)).await;
+        open.stay();
+        let done = speak(client, &way, &how, &open, listener).await;
+        record = open.leave();
+        match done {
+            Ok((peer, result)) => {
+                (record.peer, record.engine) = (Some(peer), "tls");
+                return (record, result);
             }
-        };
-        listener.tls.upstream_accepted.inc();
-        (record.peer, record.engine) = (Some(peer), "tls");
-        let sockets = Sockets { client, upstream: &upstream.stream, tls: Side::Upstream, trust: how.trust() };
-        return Ok(tls::relay::run(&mut session, sockets, first, meter, listener.patience(routed)).await);
+            Err(Error::Tls(error)) if error.may_pass() => refused = Some(error.into()),
+            Err(error) => return (record, Err(error)),
+        }
     }
+}
+
+/// Shakes hands with an endpoint and relays: who it is, and how that ended. An error is one of the handshake.
+async fn speak(
+    client: &TcpStream,
+    Way { routed, ends, raw, .. }: &Way,
+    how: &tls::Client,
+    open: &open::Entered,
+    listener: &Listener,
+) -> Result<(String, Result<(), Error>), Error> {
+    let upstream = &open.upstream.stream;
+    let header = announced(Vec::new(), routed, *ends, None);
+    let shaking = timeout(routed.cluster.config.connect_timeout, async {
+        let sent = Socket(upstream).write_all(&header).await;
+        sent.map_err(|source| tls::Error::Handshake { side: Side::Upstream, source })?;
+        how.connect(upstream, &listener.mesh).await
+    });
+    let shaken = tokio::select! {
+        shaken = shaking => shaken.unwrap_or(Err(tls::Error::TimedOut(Side::Upstream))),
+        _ = relay::reset(client) => return Err(Error::ClientLeft),
+    };
+    let (mut session, peer) = shaken.inspect_err(|_| listener.tls.upstream_refused.inc())?;
+    listener.tls.upstream_accepted.inc();
+    let sockets = Sockets { client, upstream, tls: Side::Upstream, trust: how.trust() };
+    let patience = listener.patience(routed);
+    Ok((peer, secured::carry(&mut session, sockets, raw.clone(), open, patience).await))
 }
 
 /// Where the client was going: a firewall that redirected it has kept that.

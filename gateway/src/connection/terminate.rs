@@ -6,39 +6,60 @@ use tokio::time::timeout_at;
 use tokio_rustls::server::TlsStream;
 
 use super::originate::intended;
-use super::{Error, attempts, connect, ends, note_route, within_limits};
+use super::{Error, attempts, connect, ends, note_route, secured, within_limits};
 use crate::access_log;
 use crate::inspect;
 use crate::listener::Listener;
-use crate::relay::{Meter, Moved, Side};
+use crate::open;
+use crate::relay::Side;
 use crate::table::{self, Routed};
 use crate::tls::relay::Sockets;
 use crate::tls::{self, Socket, Trust};
+use crate::upstream::Upstream;
 
 /// Serves one connection until both halves have closed.
 pub(super) async fn forward(
     client: &TcpStream,
     listener: &Listener,
-    record: &mut access_log::Open,
-) -> Result<(), Error> {
-    let _client = listener.per_client.enter(record.client_addr.ip())?;
-    let (routed, mut session) = secured(client, listener, record).await?;
-    let _counted = within_limits(&routed, listener).await?;
-    let mut attempts = attempts(&routed, record.client_addr, listener, record);
-    let upstream = connect(client, &routed, &mut attempts, record).await?;
-    record.engine = "tls";
-    let stats = &routed.cluster.stats;
-    let moved = Moved::default();
-    let meter = Meter::new(&moved, (&stats.to_upstream, &stats.to_client));
-    let sockets = Sockets { client, upstream: &upstream.stream, tls: Side::Client, trust: Trust::Mesh };
+    mut record: access_log::Open,
+) -> (access_log::Open, Result<(), Error>) {
+    let Found { routed, mut session, upstream } = match find(client, listener, &mut record).await {
+        Ok(found) => found,
+        Err(error) => return (record, Err(error)),
+    };
     let patience = listener.patience(&routed);
-    let result = tls::relay::run(&mut session, sockets, Vec::new(), &meter, patience).await;
-    (record.to_upstream_bytes, record.to_client_bytes) = (meter.to_upstream.get(), meter.to_client.get());
-    Ok(result?)
+    let open = open::enter(record, upstream, routed.cluster).await;
+    open.stay();
+    let sockets = Sockets { client, upstream: &open.upstream.stream, tls: Side::Client, trust: Trust::Mesh };
+    let result = secured::carry(&mut session, sockets, Vec::new(), &open, patience).await;
+    let mut record = open.leave();
+    record.engine = "tls";
+    (record, result)
+}
+
+/// A client that was let in, and the endpoint that it goes to.
+struct Found<'a> {
+    routed: Routed,
+    session: TlsStream<Socket<'a>>,
+    upstream: Upstream,
+}
+
+async fn find<'a>(
+    client: &'a TcpStream,
+    listener: &Listener,
+    record: &mut access_log::Open,
+) -> Result<Found<'a>, Error> {
+    let client_pass = listener.per_client.enter(record.client_addr.ip())?;
+    let (routed, session) = shake(client, listener, record).await?;
+    let chain_pass = within_limits(&routed, listener).await?;
+    let mut attempts = attempts(&routed, record.client_addr, listener, record);
+    let mut upstream = connect(client, &routed, &mut attempts, record).await?;
+    upstream.hold(attempts, chain_pass, client_pass);
+    Ok(Found { routed, session, upstream })
 }
 
 /// Shakes hands with the client, as one of a limited number that are not past that, and lets it in if it may be.
-async fn secured<'a>(
+async fn shake<'a>(
     client: &'a TcpStream,
     listener: &Listener,
     record: &mut access_log::Open,
