@@ -18,8 +18,8 @@ pub struct File<'a> {
 
 impl Index {
     /// Takes these as all the files that there are. Resources that no file defines any more are forgotten, except
-    /// those of a file of which something cannot be read: they stay as they were. Of two definitions of one resource
-    /// the first counts, by path and then by line.
+    /// those of a file of which something cannot be read, or of which nothing is left: they stay as they were. Of two
+    /// definitions of one resource the first counts, by path and then by line.
     pub fn load(&mut self, files: &[File<'_>]) {
         let mut files = files.to_vec();
         files.sort_by_key(|file| (file.path, file.text));
@@ -27,6 +27,11 @@ impl Index {
         self.stray.clear();
         let mut load = Load { index: self, defined: BTreeMap::new(), broken: BTreeMap::new() };
         for file in files {
+            // A write that was cut off leaves this, or a disk that was full; who means it removes the file.
+            if file.text.trim().is_empty() && load.is_known(file.path) {
+                let reason = "the file is empty; remove it if what it defined shall go".to_owned();
+                load.refuse_file(file.path, Broken { line: 1, reason });
+            }
             for document in document::read(file.text) {
                 match document {
                     Ok(document) => load.take(resource::read(document, Some(file.path)), file.path),
@@ -70,6 +75,13 @@ impl Load<'_> {
         }
         self.defined.insert(key.clone(), place);
         self.index.put(decoded);
+    }
+
+    /// Did this file define something before?
+    fn is_known(&self, path: &str) -> bool {
+        let files =
+            self.index.entries.values().filter_map(|entry| entry.good.as_ref()?.origin.file.as_deref());
+        files.into_iter().any(|file| file == path)
     }
 
     fn refuse_file(&mut self, path: &str, Broken { line, reason }: Broken) {

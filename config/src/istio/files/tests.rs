@@ -38,7 +38,22 @@ fn a_resource_whose_new_version_is_bad_keeps_its_last_good_one_until_it_is_gone(
     let snapshot = load(&mut index, &[("a.yaml", &gateway("a", "2"))]);
     assert!(snapshot.rejections.is_empty());
     assert_eq!(listeners(&snapshot), ["0.0.0.0_2"]);
-    assert!(load(&mut index, &[("a.yaml", "")]).listeners.is_empty());
+    assert!(load(&mut index, &[]).listeners.is_empty());
+}
+
+#[test]
+fn a_file_that_was_cut_to_nothing_keeps_its_resources_until_it_is_removed() {
+    let mut index = Index::default();
+    load(&mut index, &[("a.yaml", &gateway("a", "1")), ("b.yaml", "\n")]);
+    for _ in 0..2 {
+        let snapshot = load(&mut index, &[("a.yaml", ""), ("b.yaml", "\n")]);
+        assert_eq!(listeners(&snapshot), ["0.0.0.0_1"]);
+        let [rejection] = snapshot.rejections.as_slice() else { panic!("{:?}", snapshot.rejections) };
+        assert!(rejection.last_good_kept && rejection.reason.contains("is empty"), "{rejection}");
+    }
+    assert!(load(&mut index, &[("b.yaml", "\n")]).listeners.is_empty());
+    let cleared = load(&mut index, &[("a.yaml", "# nothing any more\n")]);
+    assert!(cleared.rejections.is_empty() && cleared.listeners.is_empty());
 }
 
 #[test]
