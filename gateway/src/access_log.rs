@@ -124,7 +124,8 @@ impl AccessLog {
         let (sender, records) = sync_channel(QUEUE);
         let format = settings.format;
         let thread = std::thread::Builder::new().name("access-log".into());
-        let thread = thread.spawn(move || write(&records, out, format))?;
+        let lost = dropped.clone();
+        let thread = thread.spawn(move || write(&records, out, format, &lost))?;
         Ok((Self(Arc::new(Queue { records: Some(sender), dropped })), Writer(Some(thread))))
     }
 
@@ -241,17 +242,21 @@ impl Drop for Open {
 }
 
 /// Writes lines until every sender is gone. A flush waits for a line of a while ago, and not for a pause, which a busy
-/// gateway never makes.
-fn write(records: &Receiver<Box<Record>>, out: Box<dyn Write + Send>, format: Format) {
+/// gateway never makes. A log that cannot be written must not end the process that it tells of: what does not fit into
+/// the buffer any more is lost, as whole lines, and counted.
+fn write(records: &Receiver<Box<Record>>, out: Box<dyn Write + Send>, format: Format, lost: &IntCounter) {
     let mut out = BufWriter::with_capacity(64 * 1024, out);
+    let mut text = Vec::new();
     // When what is in the buffer has to be out.
     let mut due: Option<Instant> = None;
     loop {
         let wait = due.map_or(IDLE, |due| due.saturating_duration_since(Instant::now()));
         match records.recv_timeout(wait) {
             Ok(record) => {
-                // A log that cannot be written must not end the process that it tells of.
-                let _ = line(&mut out, &record, format);
+                text.clear();
+                if line(&mut text, &record, format).and_then(|()| out.write_all(&text)).is_err() {
+                    lost.inc();
+                }
                 due.get_or_insert_with(|| Instant::now() + FLUSH);
             }
             Err(RecvTimeoutError::Timeout) => {}

@@ -101,12 +101,12 @@ async fn client_hello(
 ) -> Result<(ClientHello, Vec<u8>), Refusal> {
     let mut inspector = Inspector::new(expected.max_hello_bytes);
     inspector.push(already);
+    let mut late = false;
     loop {
-        if let Some(hello) = inspector.advance()? {
-            return Ok((hello, inspector.into_raw()));
-        }
-        if Instant::now() >= expected.deadline {
-            return Err(inspector.too_slow());
+        match inspector.advance()? {
+            Some(hello) => return Ok((hello, inspector.into_raw())),
+            None if late => return Err(inspector.too_slow()),
+            None => {}
         }
         let most = inspector.wanted();
         match read(client, most, expected.deadline, |bytes| inspector.push(bytes)).await {
@@ -114,6 +114,8 @@ async fn client_hello(
             Err(Ended::Closed) => return Err(inspector.closed()),
             Err(Ended::TooSlow) => return Err(inspector.too_slow()),
         }
+        // What is there by now is still looked at: it may be this process that was stopped, and not the client that is slow.
+        late = Instant::now() >= expected.deadline;
     }
 }
 
