@@ -157,7 +157,10 @@ impl Eastgate {
 
     /// The same by a command that becomes the program, such as one that makes another file system for it first.
     pub async fn start_by(mut command: Command, arguments: &[&str], settings: &[(&str, String)]) -> Self {
-        command.args(["run", "--admin", "127.0.0.1:0", "--readiness", "", "--access-log", ""]);
+        command.args(["run", "--admin", "127.0.0.1:0", "--readiness", ""]);
+        if !arguments.contains(&"--access-log") {
+            command.args(["--access-log", ""]);
+        }
         if !arguments.contains(&"--threads") {
             command.args(["--threads", "1"]);
         }
