@@ -102,8 +102,9 @@ async fn scenario(arguments: &RunArguments, options: &Options) -> anyhow::Result
         ScenarioArguments::Mixed { exponent, concurrency, .. } => {
             mixed(options, *concurrency, *exponent).await?
         }
-        ScenarioArguments::SlowClients { slow, concurrency } => {
-            slow_clients(options, *slow, *concurrency).await?
+        ScenarioArguments::SlowClients { slow, drip_milliseconds, concurrency } => {
+            let drip = Duration::from_millis(*drip_milliseconds);
+            slow_clients(options, *slow, drip, *concurrency).await?
         }
         ScenarioArguments::Churn { slice, command, milliseconds, concurrency } => {
             let how = match (slice, command, arguments.origin) {

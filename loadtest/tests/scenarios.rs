@@ -114,7 +114,7 @@ async fn mixed_asks_for_many_names() {
 #[tokio::test]
 async fn slow_clients_do_not_count_as_honest_ones() {
     let (_origin, options) = load(1).await;
-    let outcome = slow_clients(&options, 20, 2).await.unwrap();
+    let outcome = slow_clients(&options, 20, Duration::from_millis(100), 2).await.unwrap();
     assert!(outcome.counts.operations > 10 && outcome.failed() == 0, "{outcome}");
     assert_eq!(outcome.figures["slow clients"], 20.0);
 }

@@ -115,6 +115,9 @@ pub(crate) enum ScenarioArguments {
         /// How many drip
         #[arg(long, default_value_t = 1000)]
         slow: usize,
+        /// The time between two bytes of theirs: at 100 a hello takes 40 seconds, longer than any gateway should wait
+        #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u64).range(1..))]
+        drip_milliseconds: u64,
         /// How many honest ones at a time
         #[arg(long, default_value_t = 8)]
         concurrency: usize,

@@ -13,14 +13,19 @@ use super::{Error, OPENING, Options, connect_rate};
 use crate::load::Target;
 use crate::stats::{Outcome, Tally};
 
-/// The time between two bytes: a hello of 400 takes 40 seconds, longer than any gateway should wait.
-const DRIP: Duration = Duration::from_millis(100);
+/// How long one that could not connect waits.
+const BACK_OFF: Duration = Duration::from_millis(100);
 
-/// Runs `connect-rate` while `slow` clients drip; those that are cut off come back.
+/// Runs `connect-rate` while `slow` clients send a byte of their hello each `drip`; those that are cut off come back.
 ///
 /// # Errors
 /// As of [`connect_rate`].
-pub async fn slow_clients(options: &Options, slow: usize, concurrency: usize) -> Result<Outcome, Error> {
+pub async fn slow_clients(
+    options: &Options,
+    slow: usize,
+    drip: Duration,
+    concurrency: usize,
+) -> Result<Outcome, Error> {
     options.check_descriptors(slow + concurrency)?;
     let dripping = Arc::new(Tally::default());
     let mut clients = JoinSet::new();
@@ -29,9 +34,9 @@ pub async fn slow_clients(options: &Options, slow: usize, concurrency: usize) ->
         clients.spawn(async move {
             loop {
                 let from = Instant::now();
-                match drip(&target, name).await {
+                match drop_by_drop(&target, name, drip).await {
                     Ok(()) => dripping.done(from.into_std()),
-                    Err(_) => sleep(DRIP).await,
+                    Err(_) => sleep(BACK_OFF).await,
                 }
             }
         });
@@ -52,7 +57,7 @@ pub async fn slow_clients(options: &Options, slow: usize, concurrency: usize) ->
 }
 
 /// Drips a hello until it is sent and ends with it, or until the gateway has had enough.
-async fn drip(target: &Target, name: usize) -> std::io::Result<()> {
+async fn drop_by_drop(target: &Target, name: usize, drip: Duration) -> std::io::Result<()> {
     let mut stream = TcpStream::connect(target.address).await?;
     stream.set_nodelay(true)?;
     stream.set_zero_linger()?;
@@ -64,7 +69,7 @@ async fn drip(target: &Target, name: usize) -> std::io::Result<()> {
         select! {
             // An alert, an end or a reset: in any case the gateway has spoken first.
             _ = stream.read(&mut answer) => return Ok(()),
-            () = sleep(DRIP) => {}
+            () = sleep(drip) => {}
         }
     }
     Ok(())
