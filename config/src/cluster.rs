@@ -198,6 +198,9 @@ pub struct OutlierDetection {
     /// So many failed connections in a row; none never.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub consecutive_failures: Option<u32>,
+    /// How often that ejects, in percent: an outlier that is let off begins a new row.
+    #[serde(skip_serializing_if = "is_always")]
+    pub consecutive_enforcing: u32,
     /// Between two looks at shares and at endpoints whose time is over.
     #[serde(with = "duration::text")]
     pub interval: Duration,
@@ -223,6 +226,11 @@ pub struct OutlierDetection {
     pub failure_percentage: Option<FailurePercentage>,
 }
 
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde gives a reference")]
+fn is_always(percent: &u32) -> bool {
+    *percent == 100
+}
+
 /// Comparison with the other endpoints.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct SuccessRate {
@@ -232,6 +240,9 @@ pub struct SuccessRate {
     pub request_volume: u32,
     /// Thousandths of a standard deviation below the mean.
     pub stdev_factor: u32,
+    /// How often that ejects, in percent.
+    #[serde(skip_serializing_if = "is_always")]
+    pub enforcing: u32,
 }
 
 /// Comparison with a fixed share.
@@ -243,6 +254,9 @@ pub struct FailurePercentage {
     pub minimum_hosts: u32,
     /// ... so many connections in the interval.
     pub request_volume: u32,
+    /// How often that ejects, in percent.
+    #[serde(skip_serializing_if = "is_always")]
+    pub enforcing: u32,
 }
 
 /// How an endpoint is asked whether it is well.

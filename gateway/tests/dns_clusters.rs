@@ -1,4 +1,4 @@
-//! Endpoints given by DNS name, against a real server (dnsmasq) and one that answers as a test wants it to.
+//! Endpoints given by DNS name, against a server that answers as a test wants it to; dns_servers.rs has real ones.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a panic is the report")]
 
@@ -6,8 +6,6 @@ mod support;
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::path::Path;
-use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
 
 use eastgate_config::bootstrap::Layers;
@@ -21,7 +19,7 @@ use tokio::net::{TcpStream, UdpSocket};
 
 const HOST: &str = "gw.remote.example";
 
-fn entry(port: u16) -> Value {
+fn entry(port: u16, resolution: &str) -> Value {
     json!({
         "apiVersion": "networking.istio.io/v1",
         "kind": "ServiceEntry",
@@ -30,7 +28,7 @@ fn entry(port: u16) -> Value {
             "hosts": ["httpbin.bar.global"],
             "location": "MESH_INTERNAL",
             "ports": [{ "name": "http", "number": 8000, "protocol": "HTTP" }],
-            "resolution": "DNS",
+            "resolution": resolution,
             "endpoints": [{
                 "address": HOST,
                 "ports": { "http": port },
@@ -51,7 +49,7 @@ fn of(layers: Layers, server: SocketAddr) -> Layers {
 }
 
 async fn gateway(port: u16, server: SocketAddr) -> Gateway {
-    let documents = [("gateway.json", support::gateway(&["*.global"])), ("entry.json", entry(port))];
+    let documents = [("gateway.json", support::gateway(&["*.global"])), ("entry.json", entry(port, "DNS"))];
     Gateway::start_with(&documents, |layers| of(layers, server)).await
 }
 
@@ -160,6 +158,23 @@ async fn every_address_is_an_endpoint_and_the_last_good_answer_stays() {
     assert_eq!(asked, [(name.clone(), RecordType::A), (name, RecordType::AAAA)].into());
 }
 
+#[tokio::test]
+async fn with_dns_round_robin_a_name_is_the_first_address_of_its_newest_answer() {
+    let server = Scripted::start(Script::Answer(vec![ip(2), ip(1), ip(3)])).await;
+    let documents =
+        [("gateway.json", support::gateway(&["*.global"])), ("entry.json", entry(15443, "DNS_ROUND_ROBIN"))];
+    let gateway = Gateway::start_with(&documents, |layers| of(layers, server.address)).await;
+    until(&gateway, &["127.0.9.2"]).await;
+    // As a server that rotates its answers says it.
+    for first in [3, 1, 2] {
+        server.say(Script::Answer(vec![ip(first), ip(9)]));
+        until(&gateway, &[&ip(first).to_string()]).await;
+    }
+    server.say(Script::Code(ResponseCode::ServFail));
+    until_state(&gateway, "stale").await;
+    until(&gateway, &["127.0.9.2"]).await;
+}
+
 /// A file of xDS resources: one listener for one name, and its `LOGICAL_DNS` cluster.
 fn logical(port: u16) -> Value {
     let kind = |kind: &str| format!("type.googleapis.com/envoy.{kind}");
@@ -239,64 +254,4 @@ async fn a_start_without_a_server_is_a_start_and_the_server_is_found_when_it_com
     let socket = UdpSocket::bind(address).await.unwrap();
     tokio::spawn(answer(socket, Arc::new(Mutex::new(Script::Answer(vec![ip(7)]))), Arc::default()));
     until(&gateway, &["127.0.9.7"]).await;
-}
-
-/// A real server; it ends with this.
-struct Dnsmasq(Child);
-
-impl Drop for Dnsmasq {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
-impl Dnsmasq {
-    fn start(address: SocketAddr, hosts: &Path, text: &str) -> Self {
-        std::fs::write(hosts, text).unwrap();
-        let mut command = Command::new("dnsmasq");
-        command.args([
-            "--keep-in-foreground",
-            "--no-resolv",
-            "--no-hosts",
-            "--bind-interfaces",
-            "--local-ttl=1",
-        ]);
-        command.args(["--user=root", "--conf-file=/dev/null", "--pid-file="]);
-        command.arg(format!("--port={}", address.port()));
-        command.arg(format!("--listen-address={}", address.ip()));
-        command.arg(format!("--addn-hosts={}", hosts.display()));
-        Self(command.stdin(Stdio::null()).stderr(Stdio::null()).spawn().unwrap())
-    }
-}
-
-#[tokio::test]
-async fn a_real_server_is_followed_through_its_changes_and_its_end() {
-    if Command::new("dnsmasq").arg("--version").output().is_err() {
-        eprintln!("not run: there is no dnsmasq; .ci/setup installs it");
-        return;
-    }
-    let directory = tempfile::tempdir().unwrap();
-    let hosts = directory.path().join("hosts");
-    let port = UdpSocket::bind("127.0.0.1:0").await.unwrap();
-    let address = port.local_addr().unwrap();
-    drop(port);
-    let ca = Ca::new().unwrap();
-    let pods = pods(&ca, 1).await;
-    let here = pods[0].address();
-
-    let dnsmasq = Dnsmasq::start(address, &hosts, &format!("{} {HOST}\n", here.ip()));
-    let gateway = gateway(here.port(), address).await;
-    until(&gateway, &[&here.ip().to_string()]).await;
-    assert!(mesh_client(&ca).get(gateway.address, GLOBAL, "/hostname").await.is_ok());
-    drop(dnsmasq);
-    until_state(&gateway, "stale").await;
-    assert!(mesh_client(&ca).get(gateway.address, GLOBAL, "/hostname").await.is_ok());
-    // More than fits into a datagram: the answer is truncated, and asked for again over TCP.
-    let many: Vec<_> =
-        (0..300_u16).map(|number| format!("127.3.{}.{}", number / 250, number % 250 + 1)).collect();
-    let lines: String = many.iter().map(|address| format!("{address} {HOST}\n")).collect();
-    let _dnsmasq = Dnsmasq::start(address, &hosts, &lines);
-    until(&gateway, &many.iter().map(String::as_str).collect::<Vec<_>>()).await;
-    until_state(&gateway, "fresh").await;
 }

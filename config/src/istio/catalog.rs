@@ -73,6 +73,8 @@ pub(super) struct Member<'a> {
     pub(super) labels: &'a Labels,
     /// Whether it speaks mesh TLS, where anything is said of that.
     pub(super) mesh_tls: Option<bool>,
+    /// Its name stands for one address at a time.
+    pub(super) logical: bool,
 }
 
 impl<'a> Catalog<'a> {
@@ -183,7 +185,13 @@ fn of_kubernetes<'a>(
         members.extend(service.external_name.as_ref().map(|name| {
             let address = Address::Dns { host: name.to_string(), port: port.number };
             let endpoint = Endpoint::new(address);
-            Member { endpoint, locality: Locality::default(), labels: &object.labels, mesh_tls: Some(false) }
+            Member {
+                endpoint,
+                locality: Locality::default(),
+                labels: &object.labels,
+                mesh_tls: Some(false),
+                logical: false,
+            }
         }));
         ports.insert(port.number, members);
     }
@@ -253,6 +261,7 @@ fn of_slice<'a>(
             Some(pod) if pod.labels.contains_key(TLS_MODE) => Some(speaks_mesh_tls(&pod.labels)),
             _ => Some(slice.mesh_tls),
         },
+        logical: false,
     })
 }
 
@@ -295,6 +304,7 @@ fn of_workload<'a>(
         labels: &workload.labels,
         // Other networks are reached through their gateways, which take nothing but mesh TLS.
         mesh_tls: workload.mesh_tls.or((!networks.is_own(&workload.network)).then_some(true)),
+        logical: false,
     }
 }
 
@@ -327,13 +337,11 @@ fn of_entry<'a>(
     let workloads: Vec<NamedWorkload<'a>> = own.chain(selected.iter().cloned()).collect();
     let (workloads, unseen) = seen(&workloads, networks);
     let ports = entry.ports.iter().map(|port| {
-        (
-            port.number,
-            workloads
-                .iter()
-                .map(|workload| of_workload(workload, &port.name, port.target, networks))
-                .collect(),
-        )
+        let member = |workload| Member {
+            logical: entry.logical,
+            ..of_workload(workload, &port.name, port.target, networks)
+        };
+        (port.number, workloads.iter().map(member).collect())
     });
     MeshService {
         host: host.clone(),

@@ -36,6 +36,8 @@ pub(super) struct ServiceEntry {
     pub(super) external: bool,
     /// It has endpoints at all (`resolution` is not `NONE`).
     pub(super) resolved: bool,
+    /// A name stands for one address at a time (`DNS_ROUND_ROBIN`).
+    pub(super) logical: bool,
     pub(super) endpoints: Vec<Workload>,
     pub(super) selector: Option<Labels>,
     pub(super) exported: Export,
@@ -94,6 +96,7 @@ impl ServiceEntry {
             ports,
             external: schema.location == schema::Location::MeshExternal,
             resolved: !matches!(schema.resolution, Resolution::None | Resolution::DynamicDns),
+            logical: schema.resolution == Resolution::DnsRoundRobin,
             endpoints,
             selector,
             exported: Export::parse(&schema.export_to, namespace, "spec.exportTo", findings),
@@ -263,6 +266,10 @@ fn check_resolution(schema: &schema::ServiceEntry, endpoints: &[Workload], findi
                 }
             }
         }
+        Resolution::DnsRoundRobin if schema.endpoints.len() > 1 => {
+            let reason = "resolution DNS_ROUND_ROBIN takes one endpoint; give one, or use DNS for several";
+            findings.refuse("spec.endpoints", reason);
+        }
         Resolution::None if !schema.endpoints.is_empty() => {
             findings.refuse("spec.endpoints", "resolution NONE has no use for endpoints; use STATIC or DNS");
         }
@@ -337,6 +344,9 @@ mod tests {
             ["spec.endpoints[0].address"]
         );
         assert_eq!(of("resolution: STATIC"), ["spec.endpoints"]);
+        let two = "endpoints: [{address: a.x}, {address: b.x}]";
+        assert_eq!(of(&format!("resolution: DNS_ROUND_ROBIN\n{two}")), ["spec.endpoints"]);
+        assert_eq!(of(&format!("resolution: DNS\n{two}")), [""; 0]);
         assert_eq!(of("resolution: DNS\nendpoints: [{address: '${GW}'}]"), ["spec.endpoints[0].address"]);
         assert_eq!(
             of(

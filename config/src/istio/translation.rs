@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::authorization::AuthorizationPolicy;
 use super::catalog::{Catalog, Member};
@@ -16,7 +17,7 @@ use super::service_entry::{ServiceEntry, Workload};
 use super::traffic_policy::Policy;
 use super::virtual_service::VirtualService;
 use super::{Options, authorization, listeners, names, originate};
-use crate::cluster::Cluster;
+use crate::cluster::{Cluster, Dns, DnsFamily};
 use crate::listener::ProxyProtocol;
 use crate::rejection::Notice;
 use crate::snapshot::Snapshot;
@@ -102,8 +103,10 @@ impl Output {
             return;
         }
         let balance = policy.balance.clone().unwrap_or_default();
+        let members: Vec<_> = members.collect();
+        let dns = members.iter().any(|member| member.logical).then_some(LOGICAL);
         let (localities, locality_weighted) =
-            balance.localities.place(members, options, policy.outliers.is_some());
+            balance.localities.place(members.into_iter(), options, policy.outliers.is_some());
         let pool = policy.pool.clone().unwrap_or_default();
         let cluster = Cluster {
             policy: balance.policy.unwrap_or_default(),
@@ -117,11 +120,17 @@ impl Output {
             panic_threshold: policy.outliers.as_ref().map(|outliers| outliers.panic_threshold),
             localities,
             locality_weighted,
+            dns,
             ..Cluster::new(name, Vec::new())
         };
         self.clusters.insert(name.to_owned(), Arc::new(cluster));
     }
 }
+
+/// How the name of a ServiceEntry with `DNS_ROUND_ROBIN` is resolved, as istiod has it done. The rate is not needed, since answers
+/// say how long they hold.
+const LOGICAL: Dns =
+    Dns { logical: true, refresh: Duration::from_secs(60), respect_ttl: true, family: DnsFamily::All };
 
 /// Translates; rejections are not its business.
 pub(super) fn translate<'a>(objects: impl Iterator<Item = &'a Object>, options: &'a Options) -> Snapshot {

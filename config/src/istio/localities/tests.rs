@@ -27,6 +27,7 @@ fn placed(setting: &str, here: &str, places: &[&str], fails_over: bool) -> Vec<(
             locality: locality(place),
             labels,
             mesh_tls: None,
+            logical: false,
         })
         .collect();
     let options = Options {

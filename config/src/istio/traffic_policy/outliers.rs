@@ -44,6 +44,7 @@ impl Outliers {
         }
         let detection = OutlierDetection {
             consecutive_failures: consecutive_failures(schema, field, findings),
+            consecutive_enforcing: 100,
             interval,
             base_ejection_time,
             max_ejection_time: Duration::from_secs(300).max(base_ejection_time),

@@ -32,15 +32,17 @@ fn detection(message: cluster::OutlierDetection) -> Result<OutlierDetection, Pro
         duration("base_ejection_time", message.base_ejection_time)?.unwrap_or(Duration::from_secs(30));
     let max_ejection_time = duration("max_ejection_time", message.max_ejection_time)?;
     let split = message.split_external_local_origin_errors;
-    let enforcing_rate =
-        if split { message.enforcing_local_origin_success_rate } else { message.enforcing_success_rate };
-    let enforcing_percentage = if split {
-        message.enforcing_failure_percentage_local_origin
-    } else {
-        message.enforcing_failure_percentage
+    let (rate, percentage) = match split {
+        true => {
+            (message.enforcing_local_origin_success_rate, message.enforcing_failure_percentage_local_origin)
+        }
+        false => (message.enforcing_success_rate, message.enforcing_failure_percentage),
     };
+    let [rate, percentage] = [or(rate, 100), or(percentage, 0)].map(|percent| percent.min(100));
+    let consecutive = consecutive_failures(&message);
     Ok(OutlierDetection {
-        consecutive_failures: consecutive_failures(&message),
+        consecutive_failures: consecutive.map(|(failures, _)| failures),
+        consecutive_enforcing: consecutive.map_or(100, |(_, enforcing)| enforcing),
         interval: duration("interval", message.interval)?.unwrap_or(Duration::from_secs(10)),
         base_ejection_time,
         max_ejection_time: max_ejection_time.unwrap_or(Duration::from_secs(300)).max(base_ejection_time),
@@ -48,24 +50,28 @@ fn detection(message: cluster::OutlierDetection) -> Result<OutlierDetection, Pro
             .unwrap_or_default(),
         max_ejection_percent: or(message.max_ejection_percent, 10).min(100),
         always_eject_one: message.always_eject_one_host.is_some_and(|flag| flag.value),
-        success_rate: (or(enforcing_rate, 100) > 0).then(|| SuccessRate {
+        success_rate: (rate > 0).then(|| SuccessRate {
             minimum_hosts: or(message.success_rate_minimum_hosts, 5),
             request_volume: or(message.success_rate_request_volume, 100),
             stdev_factor: or(message.success_rate_stdev_factor, 1900),
+            enforcing: rate,
         }),
-        failure_percentage: (or(enforcing_percentage, 0) > 0).then(|| FailurePercentage {
+        failure_percentage: (percentage > 0).then(|| FailurePercentage {
             threshold: or(message.failure_percentage_threshold, 85).min(100),
             minimum_hosts: or(message.failure_percentage_minimum_hosts, 5),
             request_volume: or(message.failure_percentage_request_volume, 50),
+            enforcing: percentage,
         }),
     })
 }
 
 /// Envoy counts three kinds of failure in a row. For a TCP proxy a failed connect is a failure of every kind, so that
-/// the lowest threshold that is enforced at all is the one that counts.
-fn consecutive_failures(message: &cluster::OutlierDetection) -> Option<u32> {
+/// the lowest threshold that is enforced at all is the one that counts, as often as it is enforced; of equal ones, the one that is
+/// enforced more often.
+fn consecutive_failures(message: &cluster::OutlierDetection) -> Option<(u32, u32)> {
     let counted = |enforcing: Option<pb::UInt32Value>, default: u32, threshold: Option<pb::UInt32Value>| {
-        (or(enforcing, default) > 0).then(|| or(threshold, 5)).filter(|threshold| *threshold > 0)
+        let kind = (or(threshold, 5), or(enforcing, default).min(100));
+        Some(kind).filter(|(threshold, enforcing)| *threshold > 0 && *enforcing > 0)
     };
     if message.split_external_local_origin_errors {
         return counted(
@@ -77,7 +83,8 @@ fn consecutive_failures(message: &cluster::OutlierDetection) -> Option<u32> {
     let server_errors = counted(message.enforcing_consecutive_5xx, 100, message.consecutive_5xx);
     let gateway_errors =
         counted(message.enforcing_consecutive_gateway_failure, 0, message.consecutive_gateway_failure);
-    server_errors.into_iter().chain(gateway_errors).min()
+    let kinds = server_errors.into_iter().chain(gateway_errors);
+    kinds.min_by_key(|(threshold, enforcing)| (*threshold, std::cmp::Reverse(*enforcing)))
 }
 
 pub(super) fn checks(messages: Vec<core::HealthCheck>) -> Result<Vec<HealthCheck>, Problem> {

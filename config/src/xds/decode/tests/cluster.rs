@@ -206,9 +206,10 @@ fn the_settings_of_a_destination_rule_arrive() {
 fn outlier_detection_counts_what_is_enforced() {
     let failures = |detection: wire::OutlierDetection| {
         let message = wire::Cluster { outlier_detection: Some(detection), ..eds_message("x", 1) };
-        decoded(message).cluster.outlier_detection.unwrap().consecutive_failures
+        let decoded = decoded(message).cluster.outlier_detection.unwrap();
+        decoded.consecutive_failures.map(|failures| (failures, decoded.consecutive_enforcing))
     };
-    assert_eq!(failures(wire::OutlierDetection::default()), Some(5));
+    assert_eq!(failures(wire::OutlierDetection::default()), Some((5, 100)));
     let none = wire::OutlierDetection { enforcing_consecutive_5xx: number(0), ..Default::default() };
     assert_eq!(failures(none), None);
     let local = wire::OutlierDetection {
@@ -217,7 +218,14 @@ fn outlier_detection_counts_what_is_enforced() {
         consecutive_5xx: number(1),
         ..Default::default()
     };
-    assert_eq!(failures(local), Some(2));
+    assert_eq!(failures(local), Some((2, 100)));
+    let both = |gateway| wire::OutlierDetection {
+        enforcing_consecutive_5xx: number(40),
+        consecutive_gateway_failure: number(gateway),
+        enforcing_consecutive_gateway_failure: number(70),
+        ..Default::default()
+    };
+    assert_eq!([6, 5, 4].map(|gateway| failures(both(gateway))), [(5, 40), (5, 70), (4, 70)].map(Some));
 }
 
 #[test]
