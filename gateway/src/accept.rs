@@ -427,6 +427,7 @@ mod tests {
             access_log: AccessLog::open(&settings.access_log, dropped).unwrap().0,
             settings: Arc::new(settings),
             table: Arc::new(ArcSwap::from_pointee(Table::default())),
+            tables: watch::channel(Arc::default()).1,
             metrics,
             in_flight: Arc::default(),
             mesh: Arc::default(),

@@ -147,9 +147,11 @@ impl App {
         let open = threads.open().clone();
         let mesh = Arc::new(Mesh::default());
         let (known_sender, known) = watch::channel(Default::default());
+        let (published, tables) = watch::channel(table.load_full());
         let shared = Shared {
             settings: Arc::clone(&settings),
             table: Arc::clone(&table),
+            tables: tables.clone(),
             metrics: metrics.clone(),
             access_log,
             hellos: Gate::new(settings.limits.max_pending_hellos),
@@ -189,7 +191,6 @@ impl App {
             closing::follow(&registry, &current, &drain).await;
             Ok(())
         });
-        let (published, tables) = watch::channel(table.load_full());
         let (snapshot_sender, snapshots) = watch::channel(None);
         let (xds, node) = source(&mut tasks, &settings, &metrics, (&readiness, &mesh), snapshot_sender)?;
         let sides = (&*settings, &metrics);

@@ -41,8 +41,6 @@ pub use error::{Error, Fault};
 pub use passed::{Arrived, resume};
 use replay::replay;
 
-/// How often a client that is held looks for an endpoint.
-const HELD_LOOK: Duration = Duration::from_millis(50);
 /// How long a refused client may go on sending before it is cut.
 const LINGER: Duration = Duration::from_secs(1);
 /// How much of it is read meanwhile.
@@ -265,15 +263,24 @@ async fn route(
     ends: Ends,
     listener: &Listener,
 ) -> Result<Routed, Error> {
+    let held = |routed: &Routed| {
+        let left = listener.upstream.hold_empty.saturating_sub(listener.clock());
+        (routed.cluster.endpoints.is_empty() && !left.is_zero()).then_some(left)
+    };
+    let routed = listener.route(hello, ends)?;
+    if held(&routed).is_none() {
+        return Ok(routed);
+    }
+    let mut tables = listener.tables.clone();
     loop {
+        // Before the look, so that a table that comes during it ends the wait.
+        tables.mark_unchanged();
         let routed = listener.route(hello, ends)?;
-        if !routed.cluster.endpoints.is_empty() || listener.clock() >= listener.upstream.hold_empty {
-            return Ok(routed);
-        }
-        // The table is the same for most of these looks, and is let go between them.
-        drop(routed);
+        let Some(left) = held(&routed) else { return Ok(routed) };
         tokio::select! {
-            () = tokio::time::sleep(HELD_LOOK) => {}
+            // Without a publisher there is nothing to wait for.
+            changed = tables.changed() => if changed.is_err() { return Ok(routed) },
+            () = tokio::time::sleep(left) => {}
             _ = relay::reset(client) => return Err(Error::ClientLeft),
         }
     }

@@ -11,6 +11,7 @@ use eastgate_config::cluster::{self as config, Resolutions};
 use eastgate_config::endpoint::{Address, Endpoint};
 use eastgate_config::listener::{Ends, HashPolicy, Role};
 use eastgate_config::server_name::ServerName;
+use tokio::sync::watch;
 
 use crate::access_log::AccessLog;
 use crate::client_hello::ClientHello;
@@ -56,6 +57,8 @@ pub struct Listener {
     relay: bootstrap::Relay,
     began: Instant,
     table: Arc<ArcSwap<Table>>,
+    /// Tells that there is a new table.
+    pub tables: watch::Receiver<Arc<Table>>,
 }
 
 /// What listeners are made from.
@@ -65,6 +68,8 @@ pub struct Shared {
     pub settings: Arc<Settings>,
     /// The table that the publisher swaps.
     pub table: Arc<ArcSwap<Table>>,
+    /// Tells that it has.
+    pub tables: watch::Receiver<Arc<Table>>,
     /// The process's metrics.
     pub metrics: Metrics,
     /// The process's access log.
@@ -103,6 +108,7 @@ impl Listener {
             relay: settings.relay.clone(),
             began: Instant::now(),
             table: Arc::clone(&shared.table),
+            tables: shared.tables.clone(),
         }
     }
 

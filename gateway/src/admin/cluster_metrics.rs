@@ -132,6 +132,17 @@ const FAMILIES: &[Family] = &[
         values: |cluster| if_watched(cluster, || one(out_for(cluster, Out::Outlier))),
     },
     Family {
+        name: "outlier_detection_ejections_detected_total",
+        help: "Outliers found, ejected or not, by cause",
+        kind: MetricType::COUNTER,
+        values: |cluster| {
+            if_watched(cluster, || {
+                let counts = cluster.stats.ejections.detected();
+                counts.map(|(cause, count)| (Some(("type", cause.name())), count)).collect()
+            })
+        },
+    },
+    Family {
         name: "outlier_detection_ejections_enforced_total",
         help: "Endpoints ejected, by cause",
         kind: MetricType::COUNTER,

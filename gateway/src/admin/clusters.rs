@@ -3,6 +3,7 @@
 use std::fmt::Write;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
+use std::time::Instant;
 
 use axum::extract::{Query, State};
 use axum::http::StatusCode;
@@ -14,6 +15,7 @@ use serde_json::{Value, json};
 use super::Sight;
 use crate::table::Table;
 use crate::upstream::Cluster;
+use crate::upstream::balance::warmth;
 use crate::upstream::cluster::Limit;
 use crate::upstream::endpoint::Endpoint;
 use crate::upstream::health::{Outcome, reasons};
@@ -53,7 +55,7 @@ fn shown(table: &Table, wanted: &Wanted) -> Response {
 fn cluster_json(cluster: &Arc<Cluster>) -> Value {
     let stats = &cluster.stats;
     let chosen = chosen(cluster);
-    let endpoint = |one: &Arc<Endpoint>| endpoint_json(one, chosen.contains(&one.address));
+    let endpoint = |one: &Arc<Endpoint>| endpoint_json(cluster, one, chosen.contains(&one.address));
     json!({
         "name": cluster.config.name,
         "taking": chosen.len(),
@@ -87,13 +89,16 @@ fn hellos(counts: [u64; Outcome::KINDS.len()]) -> Value {
         .collect()
 }
 
-fn endpoint_json(endpoint: &Endpoint, chosen: bool) -> Value {
+fn endpoint_json(cluster: &Cluster, endpoint: &Endpoint, chosen: bool) -> Value {
+    let now = Instant::now();
     let state = EndpointState::new(endpoint, chosen);
     json!({
         "address": endpoint.address,
         "workload": endpoint.workload,
         "locality": endpoint.locality,
         "weight": endpoint.weight,
+        "warmth": warmth(&cluster.config, endpoint, now),
+        "latency_ms": endpoint.stats.latency(now),
         "health": endpoint.health,
         "out": state.out,
         "health_flags": state.health_flags,

@@ -133,8 +133,10 @@ fn seen(cluster: &Cluster) -> Vec<Seen<'_>> {
 
 /// Does what the detector says, and tells whether other endpoints take connections now.
 fn carry_out(cluster: &Cluster, verdict: &Verdict) -> bool {
-    let (Verdict::Eject { address, .. } | Verdict::Spare { address, .. } | Verdict::Return(address)) =
-        verdict;
+    let (Verdict::Eject { address, .. }
+    | Verdict::Spare { address, .. }
+    | Verdict::LetOff { address, .. }
+    | Verdict::Return(address)) = verdict;
     let Some(endpoint) = endpoint_at(cluster, *address) else { return false };
     let (health, name) = (endpoint.stats.health(), &cluster.config.name);
     // Whatever was decided, it needs a whole row to be decided anew.
@@ -155,6 +157,11 @@ fn carry_out(cluster: &Cluster, verdict: &Verdict) -> bool {
                 cluster = name, %address, why = %why(*cause),
                 "endpoint not ejected: as many are out as may be (max_ejection_percent), or it is the last gateway of its network"
             );
+            false
+        }
+        Verdict::LetOff { cause, .. } => {
+            cluster.stats.ejections.count_let_off(*cause);
+            tracing::debug!(cluster = name, %address, why = %why(*cause), "endpoint not ejected, by chance (enforcing_*)");
             false
         }
         Verdict::Return(_) => {

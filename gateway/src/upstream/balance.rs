@@ -26,8 +26,8 @@ mod priority;
 mod round_robin;
 mod slow_start;
 
-pub use group::Group;
 use group::{Asked, Draft};
+pub use group::{Group, warmth};
 use locality::Parts;
 use priority::{Census, Load};
 

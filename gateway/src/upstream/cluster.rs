@@ -433,6 +433,34 @@ mod tests {
     }
 
     #[test]
+    fn no_limit_is_passed_however_many_threads_ask_and_all_places_are_free_again_in_the_end() {
+        let mut limited = (*config(&[1])).clone();
+        (limited.max_connections, limited.max_pending_connections) = (Some(3), Some(2));
+        limited.max_retries = Some(1);
+        let cluster =
+            Cluster::build(&Arc::new(limited), &Resolutions::new(), None, Instant::now(), &Arc::default());
+        let rules = bootstrap::Upstream::default();
+        for (limit, most) in Limit::ALL.into_iter().zip([3, 2, 1]) {
+            let (held, highest, taken) = (AtomicUsize::new(0), AtomicUsize::new(0), AtomicUsize::new(0));
+            std::thread::scope(|scope| {
+                let ask = || {
+                    for _ in 0..5_000 {
+                        let Some(place) = cluster.take(limit, &rules) else { continue };
+                        highest.fetch_max(held.fetch_add(1, Relaxed) + 1, Relaxed);
+                        taken.fetch_add(1, Relaxed);
+                        std::hint::spin_loop();
+                        held.fetch_sub(1, Relaxed);
+                        drop(place);
+                    }
+                };
+                (0..6).for_each(|_| drop(scope.spawn(ask)));
+            });
+            assert!(highest.into_inner() <= most && taken.into_inner() > 0, "{limit:?}");
+            assert_eq!(cluster.stats.inside(limit).load(Relaxed), 0);
+        }
+    }
+
+    #[test]
     fn retries_have_a_share_of_the_connections_unless_the_cluster_says_a_number() {
         let rules = bootstrap::Upstream::default();
         let taken = |config: config::Cluster, active: usize| {

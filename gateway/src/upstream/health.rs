@@ -324,6 +324,7 @@ mod tests {
         let mut config = config::Cluster::new("c", vec![endpoint]);
         config.outlier_detection = Some(OutlierDetection {
             consecutive_failures: Some(consecutive_failures),
+            consecutive_enforcing: 100,
             interval: Duration::from_secs(10),
             base_ejection_time: Duration::from_secs(30),
             max_ejection_time: Duration::from_secs(300),

@@ -14,6 +14,7 @@ const fn seconds(seconds: u64) -> Duration {
 fn rules() -> OutlierDetection {
     OutlierDetection {
         consecutive_failures: Some(3),
+        consecutive_enforcing: 100,
         interval: seconds(10),
         base_ejection_time: seconds(30),
         max_ejection_time: seconds(300),

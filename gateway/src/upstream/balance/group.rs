@@ -272,12 +272,15 @@ impl Group {
     }
 }
 
+/// The part of its weight that an endpoint has, 1 where new ones are not slowly started.
+pub fn warmth(config: &Cluster, endpoint: &Endpoint, now: Instant) -> f64 {
+    let age = now.saturating_duration_since(endpoint.stats.first_seen());
+    config.slow_start.as_ref().map_or(1.0, |how| slow_start::part(how, age))
+}
+
 /// The endpoints' weights as the policy sees them: those of new ones are smaller for a while.
 fn weights(config: &Cluster, draft: &Draft<'_>, now: Instant) -> Vec<u64> {
-    let new = |endpoint: &Endpoint| {
-        let age = now.saturating_duration_since(endpoint.stats.first_seen());
-        config.slow_start.as_ref().map_or(1.0, |how| slow_start::part(how, age))
-    };
+    let new = |endpoint: &Endpoint| warmth(config, endpoint, now);
     let parts: Vec<f64> = draft.endpoints.iter().map(|(endpoint, part)| part * new(endpoint)).collect();
     let whole = parts.iter().all(|part| *part == 1.0);
     let weight = |(part, (endpoint, _)): (&f64, &(&Arc<Endpoint>, f64))| {

@@ -36,7 +36,28 @@ fn gcd(a: u64, b: u64) -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+
+    proptest! {
+        #[test]
+        fn after_any_number_of_turns_nobody_is_two_away_from_its_share(weights in prop::collection::vec(1u64..40, 1..9)) {
+            let order = smooth_order(&weights);
+            let total: u64 = weights.iter().sum();
+            let mut counts = vec![0_u64; weights.len()];
+            for (turn, index) in (1_u64..).zip(&order) {
+                counts[*index as usize] += 1;
+                for (count, weight) in counts.iter().zip(&weights) {
+                    let share = turn as f64 * *weight as f64 / total as f64;
+                    prop_assert!((*count as f64 - share).abs() < 2.0, "{:?} after {}", counts, turn);
+                }
+            }
+            let divisor = weights.iter().fold(0, |a, b| gcd(a, *b));
+            let wanted: Vec<_> = weights.iter().map(|weight| weight / divisor).collect();
+            prop_assert_eq!(counts, wanted);
+        }
+    }
 
     #[test]
     fn shares_are_exact_and_spread() {

@@ -100,6 +100,13 @@ pub enum Verdict {
         /// Why it would have been ejected.
         cause: Cause,
     },
+    /// It is an outlier, and stays by chance: the rule is enforced in so many of a hundred cases only.
+    LetOff {
+        /// Whom.
+        address: SocketAddr,
+        /// Why it would have been ejected.
+        cause: Cause,
+    },
     /// Its time is over.
     Return(SocketAddr),
 }
@@ -311,6 +318,10 @@ impl Detector {
         if !self.may_eject(rules, seen, one) {
             return Verdict::Spare { address, cause };
         }
+        let enforcing = enforcing(rules, cause);
+        if enforcing < 100 && draw(100) >= u64::from(enforcing) {
+            return Verdict::LetOff { address, cause };
+        }
         let known = self.endpoints.entry(address).or_default();
         let longest = rules.max_ejection_time.max(rules.base_ejection_time);
         if rules.base_ejection_time.saturating_mul(known.times) < longest + rules.base_ejection_time {
@@ -337,6 +348,15 @@ impl Detector {
             other.gateway == one.gateway && other.address != one.address && self.is_in(other)
         };
         one.gateway.is_none() || seen.iter().any(is_left)
+    }
+}
+
+/// How often this ejects, in percent.
+fn enforcing(rules: &OutlierDetection, cause: Cause) -> u32 {
+    match cause {
+        Cause::Consecutive | Cause::Handshakes => rules.consecutive_enforcing,
+        Cause::SuccessRate => rules.success_rate.map_or(0, |rate| rate.enforcing),
+        Cause::FailurePercentage => rules.failure_percentage.map_or(0, |share| share.enforcing),
     }
 }
 

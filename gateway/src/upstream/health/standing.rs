@@ -122,6 +122,7 @@ pub fn reasons(endpoint: &Endpoint) -> Vec<Reason> {
 pub struct Ejections {
     done: [AtomicU64; Cause::ALL.len()],
     spared: [AtomicU64; Cause::ALL.len()],
+    let_off: [AtomicU64; Cause::ALL.len()],
 }
 
 impl Ejections {
@@ -135,12 +136,24 @@ impl Ejections {
         self.spared[cause as usize].fetch_add(1, Relaxed);
     }
 
+    /// Counts one that was not done by chance.
+    pub fn count_let_off(&self, cause: Cause) {
+        self.let_off[cause as usize].fetch_add(1, Relaxed);
+    }
+
     /// By cause: how many were ejected, and how many were not for lack of room.
     pub fn counts(&self) -> impl Iterator<Item = (Cause, u64, u64)> {
         Cause::ALL.into_iter().map(|cause| {
             let index = cause as usize;
             (cause, self.done[index].load(Relaxed), self.spared[index].load(Relaxed))
         })
+    }
+
+    /// By cause: how many outliers there were, ejected or not.
+    pub fn detected(&self) -> impl Iterator<Item = (Cause, u64)> {
+        self.counts()
+            .zip(&self.let_off)
+            .map(|((cause, done, spared), let_off)| (cause, done + spared + let_off.load(Relaxed)))
     }
 }
 

@@ -218,3 +218,76 @@ fn connections_stay_in_the_zone_as_far_as_it_has_its_share_of_the_endpoints() {
         assert!(close, "{rule:?} {endpoints:?} {replicas:?}: {got:?} instead of {wanted:?}");
     }
 }
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(40))]
+
+    /// Envoy's page on zone-aware routing, in its ten-thousandths. Zones without room left get nothing, and where none has
+    /// any, all have the same chance.
+    #[test]
+    fn zones_get_what_envoys_formula_says(
+        endpoints in (1usize..8, 0usize..8, 0usize..8), replicas in (0u32..6, 0u32..6, 0u32..6),
+    ) {
+        let (endpoints, replicas): ([usize; 3], [u32; 3]) = (endpoints.into(), replicas.into());
+        let all_endpoints: usize = endpoints.iter().sum();
+        let all_replicas: u32 = replicas.iter().sum();
+        let rule = ZoneAware { percent: 100, min_cluster_size: 6, force_from: None, fail_on_panic: false };
+        let got = zoned(rule, endpoints, replicas);
+        let used = endpoints.iter().filter(|count| **count > 0).count();
+        let wanted: Vec<f64> = if all_endpoints < 6 || used < 2 || all_replicas == 0 {
+            endpoints.iter().map(|count| *count as f64 * 100.0 / all_endpoints as f64).collect()
+        } else {
+            let upstream = endpoints.map(|count| (10_000 * count / all_endpoints) as f64);
+            let local = replicas.map(|count| f64::from(10_000 * count / all_replicas));
+            let stays = if upstream[0] >= local[0] { 1.0 } else { upstream[0] / local[0] };
+            let room: Vec<f64> = (0..3)
+                .map(|zone| if endpoints[zone] == 0 { 0.0 } else { (upstream[zone] - local[zone]).max(0.0) })
+                .collect();
+            let all_room: f64 = room.iter().sum();
+            let away = |zone: usize| match all_room > 0.0 {
+                true => room[zone] / all_room,
+                false => f64::from(u8::from(endpoints[zone] > 0)) / used as f64,
+            };
+            (0..3).map(|zone| 100.0 * (if zone == 0 { stays } else { 0.0 } + (1.0 - stays) * away(zone))).collect()
+        };
+        let close = got.iter().zip(&wanted).all(|(got, wanted)| (got - wanted).abs() < 2.0);
+        prop_assert!(close, "{:?} {:?}: {:?} instead of {:?}", endpoints, replicas, got, wanted);
+    }
+
+    /// Envoy's page on the panic threshold: a priority panics where all together have not enough, and less than the threshold of its
+    /// own are well; then all of its endpoints are used, and where all panic, each gets its share of the endpoints.
+    #[test]
+    fn priorities_panic_where_envoys_formula_says(
+        counts in prop::collection::vec((0usize..6, 0usize..6), 1..4), threshold in prop_oneof![Just(0_u32), Just(50), Just(100)],
+    ) {
+        let places: Vec<_> = counts.iter().zip(0..).map(|((healthy, ill), priority)| place(priority, *healthy, *ill)).collect();
+        prop_assume!(counts.iter().all(|(healthy, ill)| healthy + ill > 0));
+        prop_assume!(threshold > 0 || counts.iter().any(|(healthy, _)| *healthy > 0));
+        let (mut config, endpoints) = made(Policy::Random, &places);
+        config.panic_threshold = Some(threshold);
+        let capacity: Vec<usize> = counts.iter().map(|(healthy, ill)| (140 * healthy / (healthy + ill)).min(100)).collect();
+        let normal = capacity.iter().sum::<usize>().min(100);
+        let panics: Vec<bool> = counts
+            .iter()
+            .map(|(healthy, ill)| normal < 100 && healthy * 100 < (healthy + ill) * threshold as usize)
+            .collect();
+        let all: usize = counts.iter().map(|(healthy, ill)| healthy + ill).sum();
+        let mut left = 100;
+        let loads: Vec<usize> = (0..counts.len()).map(|index| match panics.iter().all(|panic| *panic) {
+            true => 100 * (counts[index].0 + counts[index].1) / all,
+            false => {
+                let load = (capacity[index] * 100).checked_div(normal).unwrap_or(0).min(left);
+                left -= load;
+                load
+            }
+        }).collect();
+        let got = percents(&config, &endpoints);
+        for (index, ((share, used), (healthy, ill))) in got.into_iter().zip(counts).enumerate() {
+            // What integers have left over goes to the first.
+            prop_assert!((share - loads[index] as f64).abs() < 4.0, "{}: {} and not {}", index, share, loads[index]);
+            if loads[index] > 2 {
+                prop_assert_eq!(used, if panics[index] { healthy + ill } else { healthy });
+            }
+        }
+    }
+}

@@ -6,6 +6,7 @@ use super::*;
 fn rules() -> OutlierDetection {
     OutlierDetection {
         consecutive_failures: Some(5),
+        consecutive_enforcing: 100,
         interval: Duration::from_secs(10),
         base_ejection_time: Duration::from_secs(30),
         max_ejection_time: Duration::from_secs(300),
@@ -80,7 +81,9 @@ impl Cluster {
         for verdict in &verdicts {
             let (address, out) = match verdict {
                 Verdict::Eject { address, cause, .. } => (address, Some(*cause)),
-                Verdict::Spare { address, .. } | Verdict::Return(address) => (address, None),
+                Verdict::Spare { address, .. }
+                | Verdict::LetOff { address, .. }
+                | Verdict::Return(address) => (address, None),
             };
             let index = self.seen.iter().position(|one| one.address == *address).unwrap();
             let one = &mut self.seen[index];
@@ -162,6 +165,37 @@ fn no_more_than_the_share_is_out_and_one_always_where_that_is_asked_for() {
 }
 
 #[test]
+fn a_rule_that_is_enforced_in_so_many_of_a_hundred_cases_ejects_in_so_many() {
+    let mut random = Rng::with_seed(7);
+    for percent in [1, 30, 75, 100] {
+        let rules = OutlierDetection { consecutive_enforcing: percent, ..rules() };
+        let mut ejected = 0;
+        for _ in 0..2_000 {
+            let mut cluster = Cluster::new(rules.clone(), 3);
+            cluster.fails(0, 5);
+            match cluster.look_with(seconds(1), |below| random.u64(..below))[..] {
+                [Verdict::Eject { .. }] => ejected += 1,
+                [Verdict::LetOff { cause: Cause::Consecutive, .. }] => {}
+                ref other => panic!("{other:?}"),
+            }
+        }
+        let wanted = 20 * percent;
+        println!("enforcing {percent} %: {ejected} of 2,000 outliers ejected");
+        assert!(wanted.abs_diff(ejected) <= 80, "{ejected} of 2,000 at {percent} %");
+    }
+    // The other rules have a chance of their own.
+    let share = FailurePercentage { threshold: 85, minimum_hosts: 1, request_volume: 50, enforcing: 20 };
+    let rules =
+        OutlierDetection { failure_percentage: Some(share), consecutive_failures: None, ..self::rules() };
+    for (drawn, ejects) in [(19, true), (20, false)] {
+        let mut cluster = Cluster::new(rules.clone(), 3);
+        cluster.fails(0, 60);
+        cluster.look_with(seconds(10), |_| drawn);
+        assert_eq!(cluster.out() == 1, ejects, "{drawn}");
+    }
+}
+
+#[test]
 fn who_answers_no_hello_is_ejected_while_the_others_answer_and_not_when_nobody_does() {
     let mut cluster = Cluster::new(rules(), 4);
     (0..4).for_each(|index| cluster.is_silent(index, 5));
@@ -193,7 +227,7 @@ fn the_last_gateway_of_a_network_stays() {
 
 #[test]
 fn far_fewer_successes_than_the_mean_and_too_many_failures_are_seen_when_the_interval_is_over() {
-    let rate = SuccessRate { minimum_hosts: 5, request_volume: 100, stdev_factor: 1900 };
+    let rate = SuccessRate { minimum_hosts: 5, request_volume: 100, stdev_factor: 1900, enforcing: 100 };
     let mut cluster =
         Cluster::new(OutlierDetection { success_rate: Some(rate), consecutive_failures: None, ..rules() }, 6);
     let hundred = |cluster: &mut Cluster, bad: u32| {
@@ -205,7 +239,7 @@ fn far_fewer_successes_than_the_mean_and_too_many_failures_are_seen_when_the_int
     assert!(cluster.ejected(0, seconds(10)).is_some());
     assert_eq!(cluster.out_for[0], Some(Cause::SuccessRate));
 
-    let share = FailurePercentage { threshold: 85, minimum_hosts: 5, request_volume: 50 };
+    let share = FailurePercentage { threshold: 85, minimum_hosts: 5, request_volume: 50, enforcing: 100 };
     let rules = OutlierDetection { failure_percentage: Some(share), consecutive_failures: None, ..rules() };
     let mut cluster = Cluster::new(rules, 6);
     hundred(&mut cluster, 100 * 84 / 16 - 1);
@@ -217,7 +251,7 @@ fn far_fewer_successes_than_the_mean_and_too_many_failures_are_seen_when_the_int
 
 #[test]
 fn shares_need_enough_connections_of_enough_endpoints() {
-    let share = FailurePercentage { threshold: 85, minimum_hosts: 5, request_volume: 50 };
+    let share = FailurePercentage { threshold: 85, minimum_hosts: 5, request_volume: 50, enforcing: 100 };
     let rules = OutlierDetection { failure_percentage: Some(share), consecutive_failures: None, ..rules() };
     for (endpoints, volume, ejects) in [(5, 50, true), (4, 50, false), (5, 49, false)] {
         let mut cluster = Cluster::new(rules.clone(), endpoints);
@@ -251,6 +285,43 @@ fn an_endpoint_that_somebody_else_let_in_is_judged_again() {
 }
 
 proptest! {
+    /// Envoy's formula: ejected is who succeeds less often than the mean less so many standard deviations of those that were
+    /// asked often enough, if these are enough.
+    #[test]
+    fn success_rates_are_judged_by_envoys_formula(
+        counts in prop::collection::vec((0u64..400, 0u32..400), 1..12), minimum_hosts in 1u32..8, stdev_factor in 500u32..2500,
+    ) {
+        let rate = SuccessRate { minimum_hosts, request_volume: 100, stdev_factor, enforcing: 100 };
+        let all = OutlierDetection {
+            success_rate: Some(rate), consecutive_failures: None, max_ejection_percent: 100, ..rules()
+        };
+        let mut cluster = Cluster::new(all, counts.len() as u8);
+        for (index, (connected, failed)) in counts.iter().enumerate() {
+            cluster.connects(index, *connected);
+            cluster.fails(index, *failed);
+        }
+        cluster.look(seconds(10));
+        let rates: Vec<Option<f64>> = counts
+            .iter()
+            .map(|(connected, failed)| {
+                let total = connected + u64::from(*failed);
+                (total >= 100).then(|| 100.0 * *connected as f64 / total as f64)
+            })
+            .collect();
+        let known: Vec<f64> = rates.iter().flatten().copied().collect();
+        let mean = known.iter().sum::<f64>() / known.len() as f64;
+        let deviation = (known.iter().map(|rate| (rate - mean) * (rate - mean)).sum::<f64>() / known.len() as f64).sqrt();
+        let threshold = mean - deviation * f64::from(stdev_factor) / 1000.0;
+        for (index, rate) in rates.iter().enumerate() {
+            // What stands on the threshold itself may be rounded either way.
+            let Some(rate) = rate.filter(|rate| (rate - threshold).abs() > 1e-6) else { continue };
+            let ejected = known.len() >= minimum_hosts as usize && rate < threshold;
+            prop_assert_eq!(cluster.out_for[index].is_some(), ejected, "{} of {:?}", rate, rates);
+        }
+    }
+}
+
+proptest! {
     #![proptest_config(ProptestConfig::with_cases(100))]
     /// Minutes of failures, with endpoints that come, go, fall ill and get well, at any settings.
     #[test]
@@ -261,8 +332,8 @@ proptest! {
             max_ejection_percent: percent,
             always_eject_one: always,
             max_ejection_jitter: Duration::from_millis(jitter),
-            success_rate: Some(SuccessRate { minimum_hosts: 3, request_volume: 10, stdev_factor: 1900 }),
-            failure_percentage: Some(FailurePercentage { threshold: 85, minimum_hosts: 3, request_volume: 10 }),
+            success_rate: Some(SuccessRate { minimum_hosts: 3, request_volume: 10, stdev_factor: 1900, enforcing: 100 }),
+            failure_percentage: Some(FailurePercentage { threshold: 85, minimum_hosts: 3, request_volume: 10, enforcing: 100 }),
             ..rules()
         };
         let longest = rules.max_ejection_time + rules.max_ejection_jitter;
