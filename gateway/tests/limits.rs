@@ -156,6 +156,25 @@ async fn an_endpoint_has_as_many_connections_as_it_may_and_what_is_beyond_all_of
 }
 
 #[tokio::test]
+async fn an_endpoint_that_does_not_answer_has_as_many_attempts_at_once_as_it_may() {
+    let (hole, _listener, _held) = black_hole().await;
+    let two = |layers: Layers| layers.flag("upstream.max_connects_per_endpoint", Some(2));
+    let gateway = Gateway::start_with(&mesh(&[hole]), two).await;
+    let mut waiting = Vec::new();
+    for _ in 0..2 {
+        let mut stream = TcpStream::connect(gateway.address).await.unwrap();
+        stream.write_all(&client_hello(GLOBAL, &["istio"])).await.unwrap();
+        waiting.push(stream);
+    }
+    gateway.admin_until("/clusters?format=json", |text| text.contains("\"connecting\":2")).await;
+    assert_eq!(opened(&gateway, "127.0.0.1").await.1, REFUSED);
+    let record = gateway.records(1).await.remove(0);
+    assert_eq!(record["flag"], "UO");
+    assert!(record["error"].as_str().unwrap().contains("upstream.max_connects_per_endpoint"), "{record}");
+    assert_eq!(cluster(&gateway).await["endpoint_full"], 1);
+}
+
+#[tokio::test]
 async fn a_cluster_at_its_limit_overflows_and_says_which_limit_it_was() {
     let pod = echo().await;
     let mut documents = mesh(&[pod.address()]);
@@ -233,6 +252,33 @@ async fn a_connection_ends_when_it_is_as_old_as_it_may_become() {
     let record = gateway.records(1).await.remove(0);
     assert_eq!(record["flag"], "DT");
     assert!(record["duration_ms"].as_u64() >= Some(200), "{record}");
+}
+
+#[tokio::test]
+async fn connections_that_began_together_do_not_end_together() {
+    let pod = echo().await;
+    let jitter = |layers: Layers| {
+        layers.flag("relay.max_duration", Some("1s")).flag("relay.max_duration_jitter", Some(100))
+    };
+    let gateway = Gateway::start_with(&mesh(&[pod.address()]), jitter).await;
+    let mut open = Vec::new();
+    for _ in 0..40 {
+        open.push(opened(&gateway, "127.0.0.1").await.0);
+    }
+    for mut stream in open {
+        stream.read_to_end(&mut Vec::new()).await.unwrap();
+    }
+    let records = gateway.records(40).await;
+    assert!(records.iter().all(|record| record["flag"] == "DT"));
+    let mut ages: Vec<_> = records.iter().map(|record| record["duration_ms"].as_u64().unwrap()).collect();
+    ages.sort_unstable();
+    println!(
+        "max duration 1 s, jitter 100 %: the 10th of 40 ended after {} ms, the 30th after {} ms",
+        ages[10], ages[30]
+    );
+    assert!(ages[0] >= 1000, "{ages:?}");
+    // By chance from one to two times the duration. Without, the quarters would be as old.
+    assert!(ages[30] >= ages[10] * 9 / 8, "{ages:?}");
 }
 
 #[tokio::test]

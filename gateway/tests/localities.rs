@@ -5,6 +5,8 @@
 
 #[path = "support/fed.rs"]
 mod fed;
+#[path = "support/load.rs"]
+mod load;
 #[path = "support/plane.rs"]
 mod plane;
 #[path = "support/resources.rs"]
@@ -18,8 +20,9 @@ use std::path::Path;
 use eastgate_config::bootstrap::Layers;
 use eastgate_config::xds::{CLUSTER, ENDPOINTS};
 use eastgate_loadtest::ca::Ca;
-use eastgate_loadtest::origin::Origin;
+use eastgate_loadtest::origin::{Options, Origin};
 use fed::*;
+use load::Load;
 use plane::Plane;
 use resources::{Resources, from_json};
 use serde_json::json;
@@ -188,4 +191,121 @@ async fn all_clients_of_a_name_meet_at_one_pod_where_the_name_is_hashed() {
         // The chain hashes no address: without a name to hash, chance decides.
         assert_eq!(shares(&ca, address).await.len(), used, "by {hash_by}");
     }
+}
+
+/// Two pods for each priority and locality, checked by connecting to them; each pod's place among all is `2 * (3 * priority + zone)`
+/// and the next.
+fn checked_world(pods: &[SocketAddr]) -> Resources {
+    let mut resources = Resources::serving(&[(NAME, pods)]);
+    let cluster = json!({
+        "name": NAME,
+        "type": "EDS",
+        "connect_timeout": "5s",
+        "eds_cluster_config": { "eds_config": { "ads": {}, "resource_api_version": "V3" } },
+        "common_lb_config": { "locality_weighted_lb_config": {}, "healthy_panic_threshold": { "value": 0 } },
+        "health_checks": [{
+            "timeout": "2s", "interval": "0.2s", "no_traffic_interval": "0.2s",
+            "unhealthy_threshold": 1, "healthy_threshold": 1, "tcp_health_check": {},
+        }],
+    });
+    let locality = |(index, two): (usize, &[SocketAddr])| {
+        let endpoint = |pod: &SocketAddr| {
+            json!({ "endpoint": { "address": {
+            "socket_address": { "address": pod.ip(), "port_value": pod.port() },
+        } } })
+        };
+        json!({
+            "locality": { "region": "r", "zone": format!("z{}", index % 3) },
+            "priority": index / 3,
+            "load_balancing_weight": WEIGHTS[index % 3],
+            "lb_endpoints": two.iter().map(endpoint).collect::<Vec<_>>(),
+        })
+    };
+    let localities: Vec<_> = pods.chunks(2).enumerate().map(locality).collect();
+    let assignment = json!({ "cluster_name": NAME, "endpoints": localities });
+    resources.clusters.insert(NAME.into(), from_json(CLUSTER, &cluster));
+    resources.endpoints.insert(NAME.into(), from_json(ENDPOINTS, &assignment));
+    resources
+}
+
+/// What each priority and locality gets, in percent, with so many of its two pods alive: Envoy's published formulas.
+fn by_formula(alive: [[u32; 3]; 3]) -> [[f64; 3]; 3] {
+    let capacity = alive.map(|zones| (1.4 * f64::from(zones.iter().sum::<u32>()) / 6.0).min(1.0));
+    let normal = capacity.iter().sum::<f64>().min(1.0);
+    let mut left = 1.0_f64;
+    let loads = capacity.map(|capacity| {
+        let load = (capacity / normal).min(left);
+        left -= load;
+        load
+    });
+    std::array::from_fn(|priority| {
+        let weight =
+            |zone: usize| f64::from(WEIGHTS[zone]) * (0.7 * f64::from(alive[priority][zone])).min(1.0);
+        let sum: f64 = (0..3).map(weight).sum();
+        std::array::from_fn(
+            |zone| if sum == 0.0 { 0.0 } else { 100.0 * loads[priority] * weight(zone) / sum },
+        )
+    })
+}
+
+/// How many pods of each priority and locality are alive, one row after the other.
+const LIVES: [[[u32; 3]; 3]; 6] = [
+    [[2, 2, 2], [2, 2, 2], [2, 2, 2]],
+    [[2, 2, 0], [2, 2, 2], [2, 2, 2]],
+    [[1, 0, 1], [2, 1, 2], [2, 2, 2]],
+    [[0, 0, 0], [1, 0, 1], [0, 2, 1]],
+    [[0, 1, 0], [0, 0, 1], [1, 1, 1]],
+    [[2, 2, 2], [0, 1, 2], [2, 0, 2]],
+];
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn shares_follow_pods_that_die_and_come_back_under_load_and_no_client_sees_it() {
+    let ca = Ca::new().unwrap();
+    let mut alive: BTreeMap<usize, Origin> = pods(&ca, 18).await.into_iter().enumerate().collect();
+    let addresses: Vec<_> = alive.values().map(Origin::address).collect();
+    let plane = Plane::start(checked_world(&addresses)).await;
+    let attempts = |layers: Layers, _: &Path| layers.flag("upstream.connect_attempts", Some(18));
+    let mut gateway = Fed::start(&[&plane.address], attempts).await;
+    let address = gateway.ready().await;
+    let load = Load::start(&ca, address, &[NAME; 2]);
+    for lives in LIVES {
+        for (place, pod) in addresses.iter().enumerate() {
+            let lives = place % 2 < lives[place / 6][place / 2 % 3] as usize;
+            match alive.remove(&place) {
+                Some(dies) if !lives => dies.retire().await,
+                None if lives => drop(alive.insert(place, restored(&ca, *pod, place).await)),
+                kept => drop(kept.map(|kept| alive.insert(place, kept))),
+            }
+        }
+        let flags = |(place, pod): (usize, &SocketAddr)| {
+            let flags = if alive.contains_key(&place) { "healthy" } else { "/failed_active_hc" };
+            format!("{NAME}::{pod}::health_flags::{flags}\n")
+        };
+        let lines: Vec<_> = addresses.iter().enumerate().map(flags).collect();
+        gateway.until("/clusters", |text| lines.iter().all(|line| text.contains(line))).await;
+        let shares = shares(&ca, address).await;
+        let got = |priority: usize, zone: usize| {
+            let place = 2 * (3 * priority + zone);
+            let of = |place| shares.get(&format!("httpbin-{place}")).copied().unwrap_or(0.0);
+            of(place) + of(place + 1)
+        };
+        let got: [[f64; 3]; 3] =
+            std::array::from_fn(|priority| std::array::from_fn(|zone| got(priority, zone)));
+        let wanted = by_formula(lives);
+        println!("alive {lives:?}: {got:.1?} of {wanted:.1?} percent");
+        for (got, wanted) in got.iter().flatten().zip(wanted.iter().flatten()) {
+            // Of 450 connections, 10 % are more than four standard deviations.
+            let close = if *wanted == 0.0 { *got == 0.0 } else { (got - wanted).abs() < 10.0 };
+            assert!(close, "{lives:?}: {got:.1} % and not {wanted:.1} %");
+        }
+    }
+    let done = load.finish().await;
+    done.assert_no_failure();
+    println!("matrix under load: {} connections beside the measured ones, 0 failed", done.answered);
+}
+
+async fn restored(ca: &Ca, address: SocketAddr, place: usize) -> Origin {
+    let mut options = Options::new(format!("httpbin-{place}"), ca.issue(&[SPIFFE]).unwrap());
+    options.address = address;
+    Origin::start(options).await.unwrap()
 }

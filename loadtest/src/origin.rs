@@ -157,6 +157,12 @@ impl Origin {
         self.finish(Ending::Reset).await;
     }
 
+    /// Stops accepting, as a process that is told to end, and lets every connection that is open go on to its own end.
+    /// What the kernel has accepted and the process has not is reset.
+    pub async fn retire(self) {
+        self.finish(Ending::Retire).await;
+    }
+
     async fn finish(self, ending: Ending) {
         self.ending.send_replace(Some(ending));
         // The task fails only by a panic, of which tokio has told already.
@@ -169,6 +175,7 @@ impl Origin {
 enum Ending {
     Close,
     Reset,
+    Retire,
 }
 
 /// Tells a connection that its origin ends.
@@ -176,9 +183,16 @@ enum Ending {
 struct End(watch::Receiver<Option<Ending>>);
 
 impl End {
-    /// Resolves when the origin ends; an origin that was dropped closes.
+    /// Resolves when the origin accepts no more.
+    async fn retired(&mut self) {
+        // An origin that was dropped has ended as well.
+        let _ = self.0.wait_for(Option::is_some).await;
+    }
+
+    /// Resolves when the origin ends its connections; an origin that was dropped closes.
     async fn wait(&mut self) -> Ending {
-        match self.0.wait_for(Option::is_some).await {
+        let ends = |ending: &Option<Ending>| matches!(ending, Some(Ending::Close | Ending::Reset));
+        match self.0.wait_for(ends).await {
             Ok(ending) => ending.unwrap_or(Ending::Close),
             Err(_) => Ending::Close,
         }
@@ -212,7 +226,7 @@ async fn accept(listener: TcpListener, service: Service, counters: Arc<Counters>
     let mut connections = JoinSet::new();
     loop {
         let accepted = select! {
-            _ = end.wait() => break,
+            () = end.retired() => break,
             Some(_) = connections.join_next() => continue,
             accepted = listener.accept() => accepted,
         };
