@@ -24,6 +24,7 @@ mod keys;
 mod kubernetes;
 mod layers;
 mod removal;
+mod telemetry;
 mod upstream;
 mod vm;
 pub mod xds;
@@ -34,6 +35,7 @@ pub use keys::{KEYS, Key};
 pub use kubernetes::Kubernetes;
 pub use layers::{Error, Layers};
 pub use removal::Removal;
+pub use telemetry::{AccessLog, Format, Log, Metrics};
 pub use upstream::{HashBy, Hedge, Upstream, UpstreamDns};
 pub use vm::Vm;
 pub use xds::Xds;
@@ -62,6 +64,7 @@ pub struct Settings {
     pub threads: usize,
     pub admin: Admin,
     pub access_log: AccessLog,
+    pub metrics: Metrics,
     pub log: Log,
     pub drain: Drain,
     pub restart: Restart,
@@ -274,47 +277,6 @@ impl Default for Limits {
     }
 }
 
-/// Where connections are recorded.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-#[allow(missing_docs, reason = "KEYS says what each means")]
-pub struct AccessLog {
-    pub path: String,
-    pub format: Format,
-}
-
-impl Default for AccessLog {
-    fn default() -> Self {
-        Self { path: "-".into(), format: Format::Json }
-    }
-}
-
-/// How lines are written.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Format {
-    /// One JSON object a line.
-    Json,
-    /// For people.
-    #[default]
-    Text,
-}
-
-/// The process's own log, on standard error.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-#[allow(missing_docs, reason = "KEYS says what each means")]
-pub struct Log {
-    pub level: String,
-    pub format: Format,
-}
-
-impl Default for Log {
-    fn default() -> Self {
-        Self { level: "info".into(), format: Format::Text }
-    }
-}
-
 /// How the gateway leaves.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -395,6 +357,7 @@ impl Settings {
             return wrong("relay.idle_timeout", "give a duration above 0, such as 1h");
         }
         self.health.validate()?;
+        self.access_log.validate()?;
         let Limits { memory_pause_percent: pause, memory_shed_percent: shed, .. } = self.limits;
         if !(1..=100).contains(&pause) || !(pause..=100).contains(&shed) {
             return wrong(

@@ -13,6 +13,7 @@ pub mod endpoint;
 pub mod istio;
 pub mod listener;
 pub mod locality;
+pub mod log_format;
 pub mod names;
 pub mod node;
 pub mod rbac;

@@ -22,7 +22,6 @@ use crate::access_log::{self, AccessLog};
 use crate::admin::{self, ClusterMetrics, Orders, Sight, port};
 use crate::closing::{self, Closed, Closing};
 use crate::control_plane::Handle;
-use crate::dns;
 use crate::drain::{Leaving, Phase};
 use crate::gate::{Gate, PerClient};
 use crate::listener::Shared;
@@ -40,6 +39,7 @@ use crate::tls::client::Known;
 use crate::tls::{Clients, Mesh};
 use crate::upstream::balance::Process;
 use crate::upstream::resolve;
+use crate::{dialects, dns};
 
 mod handover;
 mod listening;
@@ -73,6 +73,7 @@ pub struct App {
     quit: Arc<Notify>,
     leaving: Arc<Leaving>,
     log_writer: access_log::Writer,
+    reopener: access_log::Reopener,
     drain: Drain,
     /// Held once the gateway is to leave.
     fading: Option<Wait>,
@@ -129,8 +130,8 @@ impl App {
         metrics.register(ClusterMetrics::new(Arc::clone(&table))?)?;
 
         let (access_log, log_writer) =
-            AccessLog::open(&settings.access_log, metrics.access_log_dropped.clone())
-                .with_context(|| format!("access_log.path: cannot open {}", settings.access_log.path))?;
+            AccessLog::open(&settings.access_log, metrics.access_log_dropped.clone())?;
+        let reopener = access_log.reopener();
         let leaving = Arc::new(Leaving::default());
         let count = match settings.threads {
             0 => std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
@@ -193,6 +194,7 @@ impl App {
         });
         let (snapshot_sender, snapshots) = watch::channel(None);
         let (xds, node) = source(&mut tasks, &settings, &metrics, (&readiness, &mesh), snapshot_sender)?;
+        dialects::register(&metrics, &table, (&settings, &node), count)?;
         let sides = (&*settings, &metrics);
         control(&mut tasks, sides, Arc::clone(&table), (snapshots, published), known_sender);
         let (bound_sender, bound) = watch::channel(BTreeMap::new());
@@ -253,6 +255,7 @@ impl App {
             quit,
             leaving,
             log_writer,
+            reopener,
             drain: settings.drain.clone(),
             fading: None,
             xds,
@@ -278,6 +281,11 @@ impl App {
     /// The source that is fed by a control plane, if that is the source.
     pub fn xds(&self) -> Option<&Handle> {
         self.xds.as_ref()
+    }
+
+    /// Has the access log's file opened anew, once it was renamed.
+    pub fn reopen_log(&self) {
+        self.reopener.reopen();
     }
 
     /// The way to the open connections.

@@ -25,7 +25,6 @@ use crate::relay::{self, Handed, Meter, Patience};
 use crate::server_hello::Answer;
 use crate::table::Routed;
 use crate::tls;
-use crate::upstream::endpoint::Endpoint;
 use crate::upstream::{self, Attempts, Cluster, Upstream};
 
 mod error;
@@ -88,7 +87,8 @@ fn conclude(mut record: access_log::Open, result: &Result<(), Error>, listener: 
         return record.forget();
     }
     record.close(result.as_ref().err().map(|error| (error.flag(), || error.explain())));
-    listener.metrics.close(record.flag);
+    listener.metrics.close(record.flag, record.route.is_some());
+    listener.downstream.connection_seconds().observe(record.age());
     if let Err(error) = result {
         failures::note(&record, error.flag(), || error.explain());
     }
@@ -180,7 +180,7 @@ async fn open(
     let client_pass = count_client(direct, ends, listener)?;
     record.server_name = hello.as_ref().map(|hello| hello.server_name().clone());
     record.client_random = hello.as_ref().map(ClientHello::random_prefix);
-    listener.downstream.hello_seconds().observe(record.age());
+    note_hello(record, listener);
 
     let routed = route(client, hello.as_ref(), ends, listener).await?;
     note_route(record, &routed, listener);
@@ -189,7 +189,9 @@ async fn open(
     let _passing = pass_on(hello.as_ref(), &routed, listener)?;
     let mut attempts = attempts(&routed, ends.remote, listener, record);
     let upstream = connect(client, &routed, &mut attempts, record).await?;
-    listener.downstream.connect_seconds().observe(record.age());
+    let connected = record.age();
+    listener.downstream.connect_seconds().observe(connected);
+    record.connect = connected.into();
     let extra = hello.as_ref().map_or(0, |hello| raw.len() - hello.consumed());
     let may_replay = hello.as_ref().is_some_and(|hello| !hello.early_data() && hello.consumed() == raw.len());
     let first = announced(raw, &routed, ends, hello.as_ref());
@@ -296,6 +298,9 @@ fn ends(client: &TcpStream, told: Option<Box<Told>>, record: &mut access_log::Op
         None => (direct_remote, client.local_addr().map_err(|_| Error::ClientLeft)?),
     };
     record.client_addr = remote;
+    if let Some(extra) = record.extra() {
+        extra.local = Some(destination);
+    }
     Ok(Ends { destination, direct_remote, remote })
 }
 
@@ -341,7 +346,7 @@ async fn connect(
     record.attempts = attempts.begun();
     let result = result.ok_or(Error::ClientLeft)?;
     match &result {
-        Ok(upstream) => note_endpoint(record, upstream.endpoint.endpoint()),
+        Ok(upstream) => note_endpoint(record, upstream),
         Err(upstream::Error::Connect { endpoint, .. }) => record.endpoint = Some(*endpoint),
         Err(_) => {}
     }
@@ -368,13 +373,25 @@ fn cut(client: &TcpStream) {
 fn note_route(record: &mut access_log::Open, routed: &Routed, listener: &Listener) {
     (record.route, record.rewritten) = (Some(Arc::clone(&routed.chain)), routed.rewritten.clone());
     (record.table, record.cluster) = (routed.table, Some(Arc::clone(&routed.cluster.config)));
+    record.count(routed.cluster.stats.usage());
+    listener.metrics.lead();
     if routed.rewritten.is_some() {
         listener.downstream.rewritten.inc();
     }
 }
 
-fn note_endpoint(record: &mut access_log::Open, endpoint: &Endpoint) {
+fn note_hello(record: &mut access_log::Open, listener: &Listener) {
+    let age = record.age();
+    listener.downstream.hello_seconds().observe(age);
+    record.hello = age.into();
+}
+
+fn note_endpoint(record: &mut access_log::Open, upstream: &Upstream) {
+    let endpoint = upstream.endpoint.endpoint();
     record.endpoint = Some(endpoint.address);
+    if let Some(extra) = record.extra() {
+        extra.upstream_local = upstream.stream.local_addr().ok();
+    }
     record.locality = Some(Arc::clone(&endpoint.locality));
 }
 

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use crate::access_log::Record;
 use crate::client_hello::RandomPrefix;
+use crate::metrics::Flag;
 
 /// How many each thread keeps.
 const KEPT: usize = 32;
@@ -34,13 +35,13 @@ pub struct Failure {
     /// The endpoint that was tried last.
     pub endpoint: Option<SocketAddr>,
     /// Envoy's response flag.
-    pub flag: &'static str,
+    pub flag: Flag,
     /// Why.
     pub error: String,
 }
 
 /// Keeps a failure, unless one was kept a moment ago.
-pub fn note(record: &Record, flag: &'static str, explain: impl FnOnce() -> String) {
+pub fn note(record: &Record, flag: Flag, explain: impl FnOnce() -> String) {
     let now = Instant::now();
     HERE.with_borrow_mut(|here| {
         if here.back().is_some_and(|last| now.duration_since(last.at) < APART) {

@@ -26,6 +26,7 @@ pub mod admin;
 pub mod admin_client;
 pub mod closing;
 pub mod control_plane;
+pub mod dialects;
 pub mod dns;
 pub mod drain;
 pub mod failures;

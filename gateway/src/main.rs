@@ -155,7 +155,7 @@ fn gateway(settings: Settings) -> anyhow::Result<ExitCode> {
     let ended = runtime.block_on(async {
         let socket = settings.restart.socket.is_some();
         let mut app = app::App::start_with(settings, sockets).await?;
-        let mut replacement = signals::replacement()?;
+        let (mut replacement, mut reopening) = (signals::replacement()?, signals::reopening()?);
         stand_back();
         tracing::info!(admin = %app.admin_address(), "started");
         let end = loop {
@@ -167,6 +167,7 @@ fn gateway(settings: Settings) -> anyhow::Result<ExitCode> {
                     End::Asked => break Ok("/quitquitquit"),
                 },
                 _ = replacement.recv() => replace(socket),
+                _ = reopening.recv() => app.reopen_log(),
             }
         };
         let leaving = async {

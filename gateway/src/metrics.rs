@@ -4,6 +4,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use prometheus::core::{Collector, Desc};
+use prometheus::proto::MetricFamily;
 use prometheus::{
     Encoder, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
     TextEncoder,
@@ -12,18 +13,22 @@ use prometheus::{
 mod dns;
 mod downstream;
 pub mod family;
+pub mod flag;
 mod kubernetes;
 mod overload;
 pub mod per_thread;
 mod resolve;
 mod tls;
+mod usage;
 mod xds;
 pub use dns::Dns;
-pub use downstream::{Downstream, Listener, OpenConnection};
+pub use downstream::{Counted, Downstream, Listener, OpenConnection};
+pub use flag::Flag;
 pub use kubernetes::Kubernetes;
 pub use overload::Overload;
 pub use resolve::Resolve;
 pub use tls::Tls;
+pub use usage::Usage;
 pub use xds::{Xds, timestamp};
 
 /// Names start with it.
@@ -33,6 +38,8 @@ const NAMESPACE: &str = "eastgate";
 #[derive(Debug, Clone)]
 pub struct Metrics {
     registry: Registry,
+    /// What bears names that others have given.
+    foreign: Registry,
     described: Arc<Mutex<Vec<Description>>>,
     /// Connections from clients.
     pub downstream: Downstream,
@@ -69,9 +76,8 @@ pub struct Description {
     pub labels: Vec<String>,
 }
 
-impl From<&Desc> for Description {
-    fn from(desc: &Desc) -> Self {
-        let name = format!("{NAMESPACE}_{}", desc.fq_name);
+impl Description {
+    fn new(name: String, desc: &Desc) -> Self {
         Self { name, help: desc.help.clone(), labels: desc.variable_labels.clone() }
     }
 }
@@ -127,6 +133,7 @@ impl Metrics {
             )?,
             ready: made.gauge("ready", "1 when /ready says yes")?,
             registry,
+            foreign: Registry::new(),
             described,
         })
     }
@@ -151,9 +158,23 @@ impl Metrics {
         Made(&self.registry, &self.described).register(collector)
     }
 
-    /// Everything, as it is at present.
-    pub fn gather(&self) -> Vec<prometheus::proto::MetricFamily> {
-        self.registry.gather()
+    /// Adds something that counts for itself and whose names are not ours: Istio's and Envoy's.
+    ///
+    /// # Errors
+    /// Its name is taken.
+    pub fn register_foreign(&self, collector: impl Collector + 'static) -> Result<(), prometheus::Error> {
+        let descriptions: Vec<_> =
+            collector.desc().into_iter().map(|desc| Description::new(desc.fq_name.clone(), desc)).collect();
+        self.foreign.register(Box::new(collector))?;
+        self.described.lock().unwrap_or_else(PoisonError::into_inner).extend(descriptions);
+        Ok(())
+    }
+
+    /// Everything as it is at present, our own before what has others' names.
+    pub fn gather(&self) -> Vec<MetricFamily> {
+        let mut all = self.registry.gather();
+        all.extend(self.foreign.gather());
+        all
     }
 
     /// Everything, in Prometheus' text format.
@@ -162,7 +183,7 @@ impl Metrics {
     /// A collector gave a family that cannot be written.
     pub fn render(&self) -> Result<String, prometheus::Error> {
         let mut text = Vec::new();
-        TextEncoder::new().encode(&self.registry.gather(), &mut text)?;
+        TextEncoder::new().encode(&self.gather(), &mut text)?;
         Ok(String::from_utf8_lossy(&text).into_owned())
     }
 }
@@ -171,7 +192,8 @@ struct Made<'a>(&'a Registry, &'a Mutex<Vec<Description>>);
 
 impl Made<'_> {
     fn register(&self, collector: impl Collector + 'static) -> Result<(), prometheus::Error> {
-        let descriptions: Vec<_> = collector.desc().into_iter().map(Description::from).collect();
+        let described = |desc: &Desc| Description::new(format!("{NAMESPACE}_{}", desc.fq_name), desc);
+        let descriptions: Vec<_> = collector.desc().into_iter().map(described).collect();
         self.0.register(Box::new(collector))?;
         self.1.lock().unwrap_or_else(PoisonError::into_inner).extend(descriptions);
         Ok(())
@@ -214,7 +236,7 @@ mod tests {
     #[test]
     fn everything_registers_and_renders_under_one_prefix() {
         let metrics = Metrics::new().unwrap();
-        metrics.listener("0.0.0.0_15443").close("-");
+        metrics.listener("0.0.0.0_15443").close(Flag::Ordinary, true);
         let text = metrics.render().unwrap();
         assert!(text.contains(
             "eastgate_downstream_connections_closed_total{flag=\"-\",listener=\"0.0.0.0_15443\"} 1"

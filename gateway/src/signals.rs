@@ -18,6 +18,14 @@ pub async fn asked_to_end() -> std::io::Result<&'static str> {
     }
 }
 
+/// The signal that asks for log files to be opened anew, as logrotate's scripts send it.
+///
+/// # Errors
+/// The system takes no handler.
+pub fn reopening() -> std::io::Result<tokio::signal::unix::Signal> {
+    signal(SignalKind::hangup())
+}
+
 /// The signal that asks for a new process in the place of this one.
 ///
 /// # Errors

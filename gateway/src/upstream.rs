@@ -34,6 +34,7 @@ pub struct Upstream {
     pub endpoint: endpoint::InUse,
     /// When it was connected.
     since: Instant,
+    _established: cluster::Established,
     _held: Held,
 }
 
@@ -107,5 +108,6 @@ pub fn adopt(cluster: &Arc<Cluster>, endpoint: SocketAddr, stream: TcpStream) ->
     let endpoint = cluster.endpoints.iter().find(|known| known.address == endpoint)?;
     let endpoint = endpoint::InUse::take(endpoint, 0, 0)?.connected();
     let held = (Some(cluster.extra_place()), None, None);
-    Some(Upstream { stream, endpoint, since: Instant::now(), _held: held })
+    let _established = cluster::Established::of(cluster);
+    Some(Upstream { stream, endpoint, since: Instant::now(), _established, _held: held })
 }

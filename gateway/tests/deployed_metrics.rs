@@ -7,15 +7,18 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 use eastgate::admin::ClusterMetrics;
+use eastgate::dialects;
 use eastgate::metrics::Metrics;
 use eastgate::table::Table;
+use eastgate_config::bootstrap::Settings;
+use eastgate_config::xds::Node;
 
 #[test]
 fn dashboards_and_alerts_name_metrics_that_exist() {
     let metrics = Metrics::new().unwrap();
-    metrics
-        .register(ClusterMetrics::new(Arc::new(ArcSwap::from_pointee(Table::default()))).unwrap())
-        .unwrap();
+    let table = Arc::new(ArcSwap::from_pointee(Table::default()));
+    metrics.register(ClusterMetrics::new(Arc::clone(&table)).unwrap()).unwrap();
+    dialects::register(&metrics, &table, (&Settings::default(), &Node::default()), 1).unwrap();
     let exist: BTreeSet<String> = metrics.descriptions().into_iter().map(|metric| metric.name).collect();
     for file in ["dashboards/eastgate.json", "alerts/eastgate.yaml"] {
         let path = format!("{}/../deploy/{file}", env!("CARGO_MANIFEST_DIR"));

@@ -26,7 +26,7 @@ const ROWS: &[&[&str]] = &[
     ],
     &["upstream", "access_log", "inspect", "tls"],
     &["failures", "open", "table"],
-    &["closing", "listener", "overload", "shed"],
+    &["closing", "dialects", "listener", "overload", "shed"],
     &["connection", "publish", "monitor"],
     &["accept", "source", "dns", "admin", "hello_command", "xds_command"],
     &["app", "register", "explain_command", "terminal"],

@@ -7,9 +7,11 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 use eastgate::admin::ClusterMetrics;
-use eastgate::metrics::Metrics;
+use eastgate::dialects;
+use eastgate::metrics::{Flag, Metrics};
 use eastgate::table::Table;
 use eastgate_config::bootstrap::{KEYS, Settings};
+use eastgate_config::xds::Node;
 use serde_json::Value;
 
 const MADE: &str = "Made from the code (`just golden`); edits are lost.";
@@ -44,9 +46,9 @@ fn the_page_of_settings_is_fresh() {
 #[test]
 fn the_page_of_metrics_is_fresh() {
     let metrics = Metrics::new().unwrap();
-    metrics
-        .register(ClusterMetrics::new(Arc::new(ArcSwap::from_pointee(Table::default()))).unwrap())
-        .unwrap();
+    let table = Arc::new(ArcSwap::from_pointee(Table::default()));
+    metrics.register(ClusterMetrics::new(Arc::clone(&table)).unwrap()).unwrap();
+    dialects::register(&metrics, &table, (&Settings::default(), &Node::default()), 1).unwrap();
     let mut page = format!(
         "# Metrics\n\n{MADE}\n\nAt `/stats/prometheus` of `admin.address`, and of `admin.metrics_address` for scrapers from outside. Labels come from small \
          fixed sets or from the configuration, never from what a client sent.\n\n| metric | labels | what it is |\n|---|---|---|\n"
@@ -56,6 +58,27 @@ fn the_page_of_metrics_is_fresh() {
         let _ = writeln!(page, "| `{}` | {} | {} |", metric.name, labels.join(", "), cell(&metric.help));
     }
     holds("metrics.md", &page);
+}
+
+#[test]
+fn the_page_of_flags_is_fresh() {
+    let mut page = format!(
+        "# How a connection ended\n\n{MADE}\n\nEach closed connection has a flag: in the access log (`flag`), in `eastgate_downstream_connections_closed_total`, and in \
+         `istio_tcp_connections_closed_total` as `response_flags`. They are Envoy's, but for LOOP. The record's `error` has the particulars.\n"
+    );
+    for flag in Flag::ALL {
+        let about = flag.page();
+        let _ = write!(
+            page,
+            "\n## {} ({})\n\n- **What has happened**: {}.\n- **Why, as a rule**: {}.\n- **What to do**: {}.\n",
+            flag.name(),
+            flag.long_name(),
+            about.meaning,
+            about.cause,
+            about.remedy
+        );
+    }
+    holds("flags.md", &page.replace("## - (-)", "## - (no flag)"));
 }
 
 fn holds(name: &str, page: &str) {

@@ -273,6 +273,25 @@ pub const KEYS: &[Key] = &[
     ),
     key("access_log.path", "one record for each connection; - is standard output, empty is off"),
     key("access_log.format", "json or text"),
+    key(
+        "access_log.format_string",
+        "a line by Envoy's operators, such as [%START_TIME%] %RESPONSE_FLAGS% %UPSTREAM_HOST%; goes before the format",
+    ),
+    key(
+        "access_log.fields",
+        "a JSON object by such strings, such as {sni: \"%REQUESTED_SERVER_NAME%\"}; goes before the format",
+    ),
+    key("access_log.only_failures", "leave out connections that ended in the ordinary way"),
+    key("access_log.min_duration", "and of these, those that were shorter"),
+    key(
+        "access_log.sample_percent",
+        "of the others, record so many of a hundred; those that failed are all recorded",
+    ),
+    key(
+        "metrics.istio",
+        "Istio's standard metrics of TCP (istio_tcp_...) beside our own, of the services that were asked for",
+    ),
+    key("metrics.envoy", "Envoy's names (envoy_cluster_..., envoy_listener_...) beside our own"),
     key("log.level", "error, warn, info, debug, or a tracing filter such as info,eastgate=debug"),
     key("log.format", "text or json"),
     key(

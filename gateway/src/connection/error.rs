@@ -3,6 +3,7 @@
 use crate::client_hello::{Alert, Refusal, second};
 use crate::gate;
 use crate::inspect;
+use crate::metrics::Flag;
 use crate::open;
 use crate::relay::{self, Side};
 use crate::{table, tls, upstream};
@@ -82,40 +83,42 @@ pub(super) fn reason(error: &inspect::Error) -> &'static str {
 }
 
 impl Error {
-    /// Envoy's response flag
-    /// (<https://www.envoyproxy.io/docs/envoy/latest/configuration/observability/access_log/usage>).
-    pub fn flag(&self) -> &'static str {
+    /// How the connection ended, in a word.
+    pub fn flag(&self) -> Flag {
         match self {
-            Self::Beginning(inspect::Error::Hello(Refusal::TooSlow { .. })) => "DT",
+            Self::Beginning(inspect::Error::Hello(Refusal::TooSlow { .. })) => Flag::TimedOut,
             Self::Beginning(inspect::Error::Hello(Refusal::ClosedEarly { .. } | Refusal::ClosedUnused))
-            | Self::ClientLeft => "DC",
-            Self::Beginning(_) => "DPE",
-            Self::Renamed(_) => "DPE",
-            Self::Loop(_) => "LOOP",
+            | Self::ClientLeft => Flag::ClientLeft,
+            Self::Beginning(_) | Self::Renamed(_) => Flag::ProtocolError,
+            Self::Loop(_) => Flag::Loop,
             Self::Pending(_)
             | Self::TooMany { .. }
             | Self::ClientFull(_)
-            | Self::Ended(open::End::Memory) => "OM",
-            Self::TooFast => "RL",
-            Self::Route(table::Error::NoCluster { .. }) => "NC",
-            Self::Route(table::Error::Denied { .. }) => "UAEX",
-            Self::Route(_) => "NR",
-            Self::Upstream(upstream::Error::NoEndpoint(_)) => "UH",
-            Self::Upstream(upstream::Error::Overflow { .. } | upstream::Error::EndpointsFull(_)) => "UO",
-            Self::Upstream(upstream::Error::Connect { .. } | upstream::Error::NoOther(_)) => "UF",
-            Self::Tls(tls::Error::Stranger { side: Side::Client, .. }) => "UAEX",
+            | Self::Ended(open::End::Memory) => Flag::Overload,
+            Self::TooFast => Flag::RateLimited,
+            Self::Route(table::Error::NoCluster { .. }) => Flag::NoCluster,
+            Self::Route(table::Error::Denied { .. }) => Flag::Denied,
+            Self::Route(_) => Flag::NoRoute,
+            Self::Upstream(upstream::Error::NoEndpoint(_)) => Flag::NoHealthyUpstream,
+            Self::Upstream(upstream::Error::Overflow { .. } | upstream::Error::EndpointsFull(_)) => {
+                Flag::UpstreamFull
+            }
+            Self::Upstream(upstream::Error::Connect { .. } | upstream::Error::NoOther(_)) => {
+                Flag::UpstreamFailed
+            }
+            Self::Tls(tls::Error::Stranger { side: Side::Client, .. }) => Flag::Denied,
             Self::Tls(
                 tls::Error::Handshake { side: Side::Client, .. }
                 | tls::Error::TimedOut(Side::Client)
                 | tls::Error::Nobody(Side::Client),
-            ) => "DPE",
-            Self::Tls(_) => "UF",
-            Self::Relay(relay::Error::Broken { side: Side::Client, .. }) => "DC",
-            Self::Relay(relay::Error::Broken { side: Side::Upstream, .. }) => "UC",
-            Self::Relay(relay::Error::Idle(_)) => "SI",
-            Self::Relay(relay::Error::Expired(_)) => "DT",
-            Self::Passed => "-",
-            Self::Ended(_) => "LR",
+            ) => Flag::ProtocolError,
+            Self::Tls(_) => Flag::UpstreamFailed,
+            Self::Relay(relay::Error::Broken { side: Side::Client, .. }) => Flag::ClientLeft,
+            Self::Relay(relay::Error::Broken { side: Side::Upstream, .. }) => Flag::UpstreamBroke,
+            Self::Relay(relay::Error::Idle(_)) => Flag::Idle,
+            Self::Relay(relay::Error::Expired(_)) => Flag::TimedOut,
+            Self::Passed => Flag::Ordinary,
+            Self::Ended(_) => Flag::EndedHere,
         }
     }
 

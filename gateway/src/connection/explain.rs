@@ -124,7 +124,7 @@ impl From<Error> for Refused {
     fn from(error: Error) -> Self {
         let alert = error.alert();
         Self {
-            flag: error.flag(),
+            flag: error.flag().name(),
             error: error.explain(),
             alert: alert.map(|alert| alert.code()),
             alert_name: alert.map(|alert| alert.name()),

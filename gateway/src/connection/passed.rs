@@ -153,9 +153,11 @@ async fn enter(state: State, handed: Handed, stream: TcpStream, listener: &Liste
     record.server_name = state.server_name.and_then(|name| ServerName::from_sni(name.as_bytes()).ok());
     record.client_random = state.client_random.and_then(|random| random.parse().ok());
     record.rewritten = state.rewritten;
-    record.route = state.route.map(Into::into);
+    record.route = Some(state.route.unwrap_or_default().into());
     record.attempts = state.attempts;
     record.cluster = Some(Arc::clone(&cluster.config));
+    record.count(cluster.stats.usage());
+    listener.metrics.lead();
     record.endpoint = Some(state.endpoint);
     record.locality = Some(Arc::clone(&upstream.endpoint.endpoint().locality));
     let open = open::enter(record, upstream, cluster).await;

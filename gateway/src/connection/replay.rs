@@ -81,7 +81,7 @@ pub(super) async fn replay(
             Ok(other) => upstream = other,
             Err(Error::ClientLeft) => return Err(Error::ClientLeft),
             Err(_) => {
-                super::note_endpoint(record, upstream.endpoint.endpoint());
+                super::note_endpoint(record, &upstream);
                 let handed = end.inspect_err(|_| cut(client))?;
                 return Ok((upstream, handed, None));
             }

@@ -6,7 +6,7 @@ use tokio::time::timeout_at;
 use tokio_rustls::server::TlsStream;
 
 use super::originate::intended;
-use super::{Error, attempts, connect, ends, note_route, secured, within_limits};
+use super::{Error, attempts, connect, ends, note_hello, note_route, secured, within_limits};
 use crate::access_log;
 use crate::inspect;
 use crate::listener::Listener;
@@ -83,7 +83,7 @@ async fn shake<'a>(
     match admitted {
         Ok((session, name, peer)) => {
             listener.tls.client_accepted.inc();
-            listener.downstream.hello_seconds().observe(record.age());
+            note_hello(record, listener);
             (record.server_name, record.peer) = (name, Some(peer.to_string()));
             Ok((routed, session))
         }

@@ -9,22 +9,20 @@ use prometheus::{IntCounter, IntCounterVec};
 
 use super::Made;
 use super::family::{family, sample, times};
+use super::flag::Flag;
 use super::per_thread::{Counts, Times};
 
-/// How connections end, as [`Listener::close`] is told, and last whatever else it is told.
-const FLAGS: [&str; 17] = [
-    "-", "DC", "UC", "NR", "UH", "UF", "UO", "DT", "SI", "DPE", "OM", "RL", "NC", "UAEX", "LR", "LOOP",
-    "other",
-];
-const OTHER: usize = FLAGS.len() - 1;
-/// Where a listener counts the connections that it accepted, and those that are over.
-const ACCEPTED: usize = FLAGS.len();
+/// Where a listener counts the connections that it accepted, and those that are over. Before these, each flag has a place.
+const ACCEPTED: usize = Flag::ALL.len();
 const OVER: usize = ACCEPTED + 1;
+/// And of these those that were led to a cluster.
+const LED: usize = OVER + 1;
+const LED_OVER: usize = LED + 1;
 
 /// Connections from clients.
 #[derive(Debug, Clone)]
 pub struct Downstream {
-    counted: Arc<Counted>,
+    counted: Arc<Kept>,
     /// ClientHellos that were refused, by reason.
     pub hello_refused: IntCounterVec,
     /// Connections closed at once because a limit was reached, by limit.
@@ -36,18 +34,63 @@ pub struct Downstream {
 }
 
 /// What every connection counts.
-#[derive(Debug, Default)]
-struct Counted {
+#[derive(Debug)]
+struct Kept {
     listeners: Mutex<BTreeMap<String, Arc<Connections>>>,
     hello: Times,
     connect: Times,
+    connection: Times,
 }
 
-type Connections = Counts<{ OVER + 1 }>;
+type Connections = Counts<{ LED_OVER + 1 }>;
+
+/// What a listener has counted.
+#[derive(Debug)]
+pub struct Counted {
+    /// Its name.
+    pub listener: String,
+    /// Connections accepted.
+    pub accepted: u64,
+    /// Those of them that are over.
+    pub over: u64,
+    /// Connections that were led to a cluster.
+    pub led: u64,
+    /// Those of them that are over.
+    pub led_over: u64,
+    closed: [u64; Flag::ALL.len()],
+}
+
+impl Counted {
+    /// Connections that ended in this way.
+    pub fn closed(&self, flag: Flag) -> u64 {
+        self.closed[flag as usize]
+    }
+}
+
+impl Kept {
+    fn listeners(&self) -> Vec<Counted> {
+        let listeners = self.listeners.lock().unwrap_or_else(PoisonError::into_inner);
+        let counted = listeners.iter().map(|(name, counts)| {
+            // Those that are over are read first: one that is accepted meanwhile counts as open, and none as less.
+            let (over, led_over) = (counts.sum(OVER), counts.sum(LED_OVER));
+            let closed = Flag::ALL.map(|flag| counts.sum(flag as usize));
+            let (led, accepted) = (counts.sum(LED), counts.sum(ACCEPTED));
+            Counted { listener: name.clone(), accepted, over, led, led_over, closed }
+        });
+        counted.collect()
+    }
+}
 
 impl Downstream {
     pub(super) fn new(made: &Made<'_>) -> Result<Self, prometheus::Error> {
-        let counted = Arc::<Counted>::default();
+        // A hello takes from fractions of a millisecond to seconds, a connection from fractions of a second to hours.
+        let (short, long) = (250_000, 250_000_000);
+        let counted = Arc::new(Kept {
+            listeners: Mutex::default(),
+            hello: Times::from(short),
+            connect: Times::from(short),
+            connection: Times::from(long),
+        });
         made.register(Scraped::new(Arc::clone(&counted))?)?;
         Ok(Self {
             counted,
@@ -74,6 +117,16 @@ impl Downstream {
     /// Of connections, from accept to a connected endpoint.
     pub fn connect_seconds(&self) -> &Times {
         &self.counted.connect
+    }
+
+    /// Of connections, from accept to the end.
+    pub fn connection_seconds(&self) -> &Times {
+        &self.counted.connection
+    }
+
+    /// What each listener has counted.
+    pub fn listeners(&self) -> Vec<Counted> {
+        self.counted.listeners()
     }
 
     /// The counts of a listener, which go on where an earlier one of the name left off.
@@ -104,14 +157,20 @@ impl Listener {
         OpenConnection(&self.0)
     }
 
-    /// Counts the end of a connection under its response flag.
-    pub fn close(&self, flag: &'static str) {
-        self.0.add(FLAGS.iter().position(|known| *known == flag).unwrap_or(OTHER), 1);
+    /// Counts a connection that is led to a cluster.
+    pub fn lead(&self) {
+        self.0.add(LED, 1);
+    }
+
+    /// Counts the end of a connection under its response flag, and of one that was [led](Self::lead).
+    pub fn close(&self, flag: Flag, led: bool) {
+        self.0.add(flag as usize, 1);
+        self.0.add(LED_OVER, led.into());
     }
 }
 
 /// The families that connections count themselves, by name, help and labels.
-const FAMILIES: [(&str, &str, &[&str]); 5] = [
+const FAMILIES: [(&str, &str, &[&str]); 6] = [
     ("downstream_connections_total", "Connections accepted", &["listener"]),
     ("downstream_connections_active", "Connections open", &["listener"]),
     (
@@ -121,16 +180,17 @@ const FAMILIES: [(&str, &str, &[&str]); 5] = [
     ),
     ("hello_seconds", "From accept to the end of the ClientHello", &[]),
     ("connect_seconds", "From accept to a connected endpoint", &[]),
+    ("connection_seconds", "From accept to the end of a connection", &[]),
 ];
 
 #[derive(Debug)]
 struct Scraped {
-    counted: Arc<Counted>,
+    counted: Arc<Kept>,
     descriptions: Vec<Desc>,
 }
 
 impl Scraped {
-    fn new(counted: Arc<Counted>) -> Result<Self, prometheus::Error> {
+    fn new(counted: Arc<Kept>) -> Result<Self, prometheus::Error> {
         let describe = |(name, help, labels): &(&str, &str, &[&str])| {
             let labels = labels.iter().map(|label| (*label).to_owned()).collect();
             Desc::new((*name).into(), (*help).into(), labels, HashMap::new())
@@ -145,25 +205,25 @@ impl Collector for Scraped {
     }
 
     fn collect(&self) -> Vec<MetricFamily> {
-        let listeners = self.counted.listeners.lock().unwrap_or_else(PoisonError::into_inner);
         let (mut accepted, mut active, mut closed) = (Vec::new(), Vec::new(), Vec::new());
-        for (name, counts) in listeners.iter() {
-            let labels = [("listener", name.as_str())];
-            // Those that are over are read first: one that is accepted meanwhile counts as open, and none as less.
-            let over = counts.sum(OVER);
-            let begun = counts.sum(ACCEPTED);
-            accepted.push(sample(MetricType::COUNTER, &labels, begun));
-            active.push(sample(MetricType::GAUGE, &labels, begun.saturating_sub(over)));
-            closed.extend(FLAGS.iter().enumerate().map(|(index, flag)| {
-                sample(MetricType::COUNTER, &[labels[0], ("flag", flag)], counts.sum(index))
+        for counted in self.counted.listeners() {
+            let labels = [("listener", counted.listener.as_str())];
+            accepted.push(sample(MetricType::COUNTER, &labels, counted.accepted));
+            let open = counted.accepted.saturating_sub(counted.over);
+            active.push(sample(MetricType::GAUGE, &labels, open));
+            closed.extend(Flag::ALL.iter().map(|flag| {
+                let labels = [labels[0], ("flag", flag.name())];
+                sample(MetricType::COUNTER, &labels, counted.closed(*flag))
             }));
         }
-        let metrics =
-            [accepted, active, closed, vec![times(&self.counted.hello)], vec![times(&self.counted.connect)]];
+        let Kept { hello, connect, connection, .. } = &*self.counted;
+        let [hello, connect, connection] = [hello, connect, connection].map(|all| vec![times(all)]);
+        let metrics = [accepted, active, closed, hello, connect, connection];
         let kinds = [
             MetricType::COUNTER,
             MetricType::GAUGE,
             MetricType::COUNTER,
+            MetricType::HISTOGRAM,
             MetricType::HISTOGRAM,
             MetricType::HISTOGRAM,
         ];
@@ -185,8 +245,7 @@ mod tests {
         assert_eq!(counted(), [1, 0]);
         drop(open);
         assert_eq!(counted(), [1, 1]);
-        listener.close("UH");
-        listener.close("what nobody knows");
-        assert_eq!([4, OTHER].map(|which| listener.0.sum(which)), [1, 1]);
+        listener.close(Flag::NoHealthyUpstream, false);
+        assert_eq!(Flag::ALL.map(|flag| listener.0.sum(flag as usize)).iter().sum::<u64>(), 1);
     }
 }

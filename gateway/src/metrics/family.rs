@@ -2,7 +2,7 @@
 
 use prometheus::proto::{Bucket, Counter, Gauge, Histogram, LabelPair, Metric, MetricFamily, MetricType};
 
-use super::per_thread::{BOUNDS, Times};
+use super::per_thread::Times;
 
 /// A counter's or gauge's value under these labels.
 pub fn sample(kind: MetricType, labels: &[(&str, &str)], value: u64) -> Metric {
@@ -28,9 +28,9 @@ pub fn sample(kind: MetricType, labels: &[(&str, &str)], value: u64) -> Metric {
 /// A histogram without labels, in seconds.
 pub(super) fn times(times: &Times) -> Metric {
     let (cumulated, count) = times.cumulated();
-    let buckets = BOUNDS.iter().zip(cumulated).map(|(bound, count)| {
+    let buckets = times.bounds().into_iter().zip(cumulated).map(|(bound, count)| {
         let mut bucket = Bucket::default();
-        bucket.set_upper_bound(*bound as f64 / 1e9);
+        bucket.set_upper_bound(bound as f64 / 1e9);
         bucket.set_cumulative_count(count);
         bucket
     });

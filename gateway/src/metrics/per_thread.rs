@@ -42,44 +42,50 @@ impl<const N: usize> Counts<N> {
     }
 }
 
-/// Upper bounds of a histogram's buckets, in nanoseconds: from 250 µs, each four times the one before, to 16 s.
-pub const BOUNDS: [u64; 9] = {
-    let mut bounds = [250_000; 9];
-    let mut index = 1;
-    while index < bounds.len() {
-        bounds[index] = bounds[index - 1] * 4;
-        index += 1;
-    }
-    bounds
-};
-/// Behind the buckets with a bound: the one without, then the sum of all times.
-const SUM: usize = BOUNDS.len() + 1;
+/// How many buckets of a histogram have an upper bound, each of which is four times the one before.
+const BOUNDED: usize = 9;
+/// Behind these: the bucket without, then the sum of all times.
+const SUM: usize = BOUNDED + 1;
 
 /// A histogram of times.
-#[derive(Debug, Default)]
-pub struct Times(Counts<{ SUM + 1 }>);
+#[derive(Debug)]
+pub struct Times {
+    /// The first bound, in nanoseconds.
+    first: u64,
+    counts: Counts<{ SUM + 1 }>,
+}
 
 impl Times {
+    /// With this bound for the shortest, in nanoseconds; 65,536 times that is the last.
+    pub fn from(first: u64) -> Self {
+        Self { first, counts: Counts::default() }
+    }
+
+    /// The upper bounds of the buckets, in nanoseconds.
+    pub fn bounds(&self) -> [u64; BOUNDED] {
+        std::array::from_fn(|index| self.first << (2 * index))
+    }
+
     /// Counts one.
     pub fn observe(&self, time: Duration) {
         let nanos = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
-        self.0.add(BOUNDS.iter().position(|bound| nanos <= *bound).unwrap_or(BOUNDS.len()), 1);
-        self.0.add(SUM, nanos);
+        self.counts.add(self.bounds().iter().position(|bound| nanos <= *bound).unwrap_or(BOUNDED), 1);
+        self.counts.add(SUM, nanos);
     }
 
-    /// How many were at most as long as each of the [`BOUNDS`], and how many there were.
-    pub fn cumulated(&self) -> ([u64; BOUNDS.len()], u64) {
+    /// How many were at most as long as each of the [bounds](Self::bounds), and how many there were.
+    pub fn cumulated(&self) -> ([u64; BOUNDED], u64) {
         let mut below = 0;
         let counts = std::array::from_fn(|index| {
-            below += self.0.sum(index);
+            below += self.counts.sum(index);
             below
         });
-        (counts, below + self.0.sum(BOUNDS.len()))
+        (counts, below + self.counts.sum(BOUNDED))
     }
 
     /// All of them together.
     pub fn total(&self) -> Duration {
-        Duration::from_nanos(self.0.sum(SUM))
+        Duration::from_nanos(self.counts.sum(SUM))
     }
 }
 
@@ -100,7 +106,7 @@ mod tests {
 
     #[test]
     fn a_time_is_counted_in_the_first_bucket_that_holds_it() {
-        let times = Times::default();
+        let times = Times::from(250_000);
         for nanos in [250_000, 250_001, 1_000_000, u64::MAX / 2] {
             times.observe(Duration::from_nanos(nanos));
         }

@@ -12,7 +12,7 @@ use eastgate_config::bootstrap;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep_until};
 
-use super::cluster::{Cluster, Limit, Place};
+use super::cluster::{Cluster, Established, Limit, Place};
 use super::endpoint::{Endpoint, InUse};
 use super::health::Outcome;
 use super::{Error, Held, Upstream, dial, health, retry};
@@ -239,7 +239,8 @@ impl<F> Running<F> {
             Ok(stream) => {
                 cluster.stats.connect_time.observe(took);
                 let endpoint = self.endpoint.connected();
-                Ok(Upstream { stream, endpoint, since: now, _held: Held::default() })
+                let _established = Established::of(cluster);
+                Ok(Upstream { stream, endpoint, since: now, _established, _held: Held::default() })
             }
             Err(source) => Err(Error::Connect { endpoint: self.endpoint.endpoint().address, source }),
         }

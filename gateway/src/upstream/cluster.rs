@@ -2,8 +2,8 @@
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use arc_swap::{ArcSwap, Guard};
@@ -19,6 +19,7 @@ use super::endpoint::{self, Endpoint, Out};
 use super::health::{Alarm, CheckCounts, Ejections, Hellos};
 use super::resolve::Wanted;
 use super::{Error, retry};
+use crate::metrics::Usage;
 
 /// A cluster that the data path connects through.
 #[derive(Debug)]
@@ -71,9 +72,23 @@ pub struct Stats {
     pub ejections: Ejections,
     /// How often they were checked.
     pub checks: CheckCounts,
+    /// Established connections that are over.
+    pub disconnected: AtomicU64,
+    /// The client connections, once there was one: most clusters of a large mesh are never asked for.
+    usage: OnceLock<Arc<Usage>>,
 }
 
 impl Stats {
+    /// Where the client connections that are led to it are counted.
+    pub fn usage(&self) -> &Arc<Usage> {
+        self.usage.get_or_init(Arc::default)
+    }
+
+    /// The same, unless none was ever led to it.
+    pub fn used(&self) -> Option<&Usage> {
+        self.usage.get().map(|usage| &**usage)
+    }
+
     /// Open connections.
     pub fn active(&self) -> usize {
         self.active.load(Relaxed)
@@ -153,6 +168,22 @@ pub struct Place {
 impl Drop for Place {
     fn drop(&mut self) {
         self.stats.inside(self.limit).fetch_sub(1, Relaxed);
+    }
+}
+
+/// An established connection, counted as over when it is dropped.
+#[derive(Debug)]
+pub(super) struct Established(Arc<Stats>);
+
+impl Established {
+    pub(super) fn of(cluster: &Cluster) -> Self {
+        Self(Arc::clone(&cluster.stats))
+    }
+}
+
+impl Drop for Established {
+    fn drop(&mut self) {
+        self.0.disconnected.fetch_add(1, Relaxed);
     }
 }
 
