@@ -178,7 +178,7 @@ async fn audit(State(sight): State<Sight>, Query(format): Query<Format>) -> Resp
         return (StatusCode::INTERNAL_SERVER_ERROR, "the table could not be read\n").into_response();
     };
     if format.is_json() {
-        return Json(json!(found)).into_response();
+        return Json(json!({ "exposures": found })).into_response();
     }
     found.iter().map(|exposure| format!("{exposure}\n")).collect::<String>().into_response()
 }

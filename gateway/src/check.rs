@@ -64,7 +64,7 @@ pub fn run(dir: &Path, options: &Options, as_json: bool) -> anyhow::Result<ExitC
 pub fn audit(dir: &Path, options: &Options, as_json: bool) -> anyhow::Result<ExitCode> {
     let found = eastgate_config::audit::audit(&snapshot(dir, options)?.1);
     if as_json {
-        println!("{:#}", json!(found));
+        println!("{:#}", json!({ "exposures": found }));
     } else {
         found.iter().for_each(|exposure| println!("{exposure}"));
     }

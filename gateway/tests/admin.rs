@@ -244,6 +244,57 @@ async fn a_unix_socket_is_for_its_owner_and_a_stale_one_is_taken_over() {
     drop(gateway);
 }
 
+/// A gateway in a process of its own, which ends with this.
+struct Process(std::process::Child);
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[tokio::test]
+async fn a_unix_socket_passes_to_the_process_that_takes_over() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = |name: &str| directory.path().join(name).display().to_string();
+    std::fs::create_dir(path("mesh")).unwrap();
+    for (name, document) in mesh(&[]) {
+        std::fs::write(directory.path().join("mesh").join(name), document.to_string()).unwrap();
+    }
+    let admin = format!("unix:{}", path("admin"));
+    let start = || {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_eastgate"));
+        command.args(["run", "--mesh-dir", &path("mesh"), "--listen", "15443=127.0.0.1:0", "--threads", "1"]);
+        command.args(["--admin", &admin, "--readiness", "", "--access-log", "", "--log-level", "error"]);
+        Process(command.args(["--restart-socket", &path("restart")]).spawn().unwrap())
+    };
+    let live = async || {
+        let status = command(&["status", "--admin", &admin, "-o", "json"]).await;
+        serde_json::from_slice::<Value>(&status.stdout).ok().filter(|status| status["state"] == "LIVE")
+    };
+    let mut old = start();
+    let replaced = async {
+        let status = loop {
+            match live().await {
+                Some(status) if directory.path().join("restart").exists() => break status,
+                _ => {}
+            }
+        };
+        assert_eq!(status["hot_restart_version"], "1");
+        let new = start();
+        while old.0.try_wait().unwrap().is_none() {
+            tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+        }
+        new
+    };
+    let _new = tokio::time::timeout(PATIENCE, replaced).await.expect("the new process takes over");
+    assert!(old.0.try_wait().unwrap().unwrap().success());
+    assert!(live().await.is_some(), "the new one answers at the same path");
+    let second = command(&["run", "--mesh-dir", &path("mesh"), "--admin", &admin, "--readiness", ""]).await;
+    assert!(said(&second).contains("another process answers there"), "{}", said(&second));
+}
+
 #[tokio::test]
 async fn a_page_of_another_site_changes_nothing() {
     let gateway = Gateway::start(&mesh(&[])).await;

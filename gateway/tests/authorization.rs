@@ -90,7 +90,7 @@ async fn the_audit_of_a_directory_and_of_a_running_gateway_list_what_is_reachabl
     let running =
         tokio::task::spawn_blocking(move || audit(&["--admin", &admin, "-o", "json"])).await.unwrap();
     let running: Value = serde_json::from_str(&running).unwrap();
-    let [way] = running.as_array().unwrap().as_slice() else { panic!("{running}") };
+    let [way] = running["exposures"].as_array().unwrap().as_slice() else { panic!("{running}") };
     assert_eq!((&way["server_name"], &way["rewritten"]), (&json!(GLOBAL), &json!(LOCAL)));
     assert_eq!(way["clusters"], json!([{ "cluster": LOCAL, "endpoints": 2 }]));
     // And it is: the name that the list has leads to a pod.

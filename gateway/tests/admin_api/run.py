@@ -57,7 +57,7 @@ def end(gateway):
 
 def described(url):
     command = [sys.executable, "-m", "schemathesis.cli", "run", f"{url}/openapi.json", "--checks", CHECKS]
-    command += ["--max-examples", "25", "--max-time", "40", "--generation-database", "none", "--no-color", "--seed", "7"]
+    command += ["--max-examples", "25", "--max-time", "30", "--generation-database", "none", "--no-color", "--seed", "7"]
     command += ["--request-timeout", "10", "--warnings", "off"]
     for path in EXCLUDED:
         command += ["--exclude-path", path]
@@ -104,7 +104,7 @@ def page(url, screenshots, many):
         if screenshots:
             for mode, flags in (("light", []), ("dark", ["--blink-settings=preferredColorScheme=0"])):
                 shot = screenshots / f"status-page-{mode}.png"
-                browse(f"{url}/", scratch, f"--screenshot={shot}", "--window-size=1280,1500", *flags)
+                browse(f"{url}/", scratch, f"--screenshot={shot}", "--window-size=1280,2000", *flags)
         return not wrong
 
 
