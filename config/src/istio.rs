@@ -41,6 +41,7 @@ mod resource;
 mod routes;
 mod rules;
 mod schema;
+mod secret;
 mod servers;
 mod service;
 mod service_entry;

@@ -19,6 +19,7 @@ pub mod node;
 pub mod rbac;
 pub mod rejection;
 pub mod route;
+pub mod secrets;
 pub mod server_name;
 pub mod snapshot;
 pub mod spiffe;

@@ -10,6 +10,7 @@ use crate::cluster::Cluster;
 use crate::listener::{ConnectionMatch, FilterChain, Listener};
 use crate::names::Names;
 use crate::rejection::{Notice, Place, Rejection, ResourceName};
+use crate::secrets::Secrets;
 use crate::server_name::{Pattern, ServerName};
 
 /// The desired state, as plain values. What did not change between two snapshots may be the same `Arc`, which is how
@@ -24,6 +25,9 @@ pub struct Snapshot {
     /// What DNS says; `None` while the source has not said anything of names, which is not the same as none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub names: Option<Arc<Names>>,
+    /// What the clusters' TLS names by Secret. It stands in no dump.
+    #[serde(skip)]
+    pub secrets: Arc<Secrets>,
     /// What was refused on the way here.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub rejections: Vec<Rejection>,

@@ -25,7 +25,7 @@ use crate::table::Table;
 /// The directory cannot be read, or has no resource in it.
 pub fn run(dir: &Path, options: &Options, as_json: bool) -> anyhow::Result<ExitCode> {
     let (files, snapshot) = snapshot(dir, options)?;
-    let Snapshot { listeners, clusters, names, rejections, notices } = &snapshot;
+    let Snapshot { listeners, clusters, names, rejections, notices, .. } = &snapshot;
     let names = names.as_deref();
     if as_json {
         let report = json!({

@@ -8,7 +8,7 @@ use kube::core::ApiResource;
 use kube::{Client, Config};
 
 mod permissions;
-pub use permissions::{Grantee, permissions, template};
+pub use permissions::{Grantee, permissions, remote_secrets, secrets, template};
 
 /// Where the address and the credentials of an API server stand.
 #[derive(Debug, Clone, PartialEq, Eq)]

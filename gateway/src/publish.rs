@@ -1,17 +1,17 @@
 //! The one writer of the table: takes snapshots and DNS answers in, compiles, and swaps.
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
-use eastgate_config::cluster::UpstreamTls;
 use eastgate_config::rejection::{Notice, Rejection};
 use eastgate_config::snapshot::Snapshot;
 use tokio::sync::watch;
 
 use crate::metrics;
 use crate::table::Table;
+use crate::tls::client;
 use crate::upstream::cluster::Resolutions;
 use crate::upstream::resolve::Wanted;
 
@@ -29,8 +29,8 @@ pub struct Publisher {
     pub wanted: watch::Sender<BTreeMap<String, Wanted>>,
     /// What they resolve to.
     pub resolved: watch::Receiver<Resolutions>,
-    /// The kinds of TLS that the gateway itself speaks to endpoints.
-    pub tls: watch::Sender<BTreeSet<Arc<UpstreamTls>>>,
+    /// The TLS that the gateway itself speaks to endpoints.
+    pub tls: watch::Sender<client::Wanted>,
     /// What is counted.
     pub metrics: metrics::Table,
 }

@@ -7,7 +7,6 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use eastgate_config::cluster::UpstreamTls;
 use eastgate_config::listener::{Ends, HashPolicy, Peers};
 use eastgate_config::rbac::Refusal;
 use eastgate_config::route::Route;
@@ -15,6 +14,7 @@ use eastgate_config::server_name::ServerName;
 use eastgate_config::snapshot::Snapshot;
 use imbl::ordmap::DiffItem;
 
+use crate::tls::client;
 use crate::upstream::Cluster;
 use crate::upstream::balance::Process;
 use crate::upstream::cluster::Resolutions;
@@ -263,9 +263,10 @@ impl Table {
     }
 
     /// Every kind of TLS that the gateway itself speaks to endpoints.
-    pub fn upstream_tls(&self) -> BTreeSet<Arc<UpstreamTls>> {
+    pub fn upstream_tls(&self) -> client::Wanted {
         let clusters = self.by_tls.iter().filter_map(|name| self.clusters.get(name));
-        clusters.filter_map(|cluster| cluster.config.tls.clone()).collect()
+        let kinds = clusters.filter_map(|cluster| cluster.config.tls.clone()).collect();
+        client::Wanted { kinds, secrets: Arc::clone(&self.snapshot.secrets) }
     }
 
     /// The listener of this name.

@@ -7,6 +7,8 @@
 mod machine;
 #[path = "support/openssl.rs"]
 mod openssl;
+#[path = "support/plain.rs"]
+mod plain;
 mod support;
 
 use std::net::SocketAddr;
@@ -16,13 +18,13 @@ use eastgate_loadtest::ca::{Ca, Identity};
 use eastgate_loadtest::origin::{self, Clients, Origin, RawOrigin};
 use machine::{Directory, own_address};
 use openssl::OpenSsl;
+use plain::{HOST, documents, entry, rule, secret};
 use serde_json::{Value, json};
 use support::*;
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-const HOST: &str = "secure.example.com";
 const CLIENT: &str = "client.example.com";
 
 /// A directory for the files that the rule names, and its CA.
@@ -72,55 +74,6 @@ async fn origin(identity: Identity, clients: Clients) -> Origin {
     let mut options = origin::Options::new("secure", identity);
     options.clients = clients;
     Origin::start(options).await.unwrap()
-}
-
-/// A TCP server whose clients are led to a service outside of the mesh, with this `tls` for it.
-fn documents(endpoint: SocketAddr, tls: &Value) -> [(&'static str, Value); 4] {
-    let resource = |kind: &str, spec: Value| {
-        json!({
-            "apiVersion": "networking.istio.io/v1",
-            "kind": kind,
-            "metadata": { "name": "secure", "namespace": "istio-system" },
-            "spec": spec,
-        })
-    };
-    let server = json!({ "port": { "name": "tcp", "number": 9443, "protocol": "TCP" }, "hosts": ["*"] });
-    let destination = json!({ "host": HOST, "port": { "number": 9443 } });
-    [
-        ("gateway.json", resource("Gateway", json!({ "selector": {}, "servers": [server] }))),
-        ("entry.json", resource("ServiceEntry", entry(endpoint))),
-        (
-            "service.json",
-            resource(
-                "VirtualService",
-                json!({
-                    "hosts": [HOST],
-                    "gateways": ["secure"],
-                    "tcp": [{ "route": [{ "destination": destination }] }],
-                }),
-            ),
-        ),
-        ("rule.json", rule(tls)),
-    ]
-}
-
-fn entry(endpoint: SocketAddr) -> Value {
-    json!({
-        "hosts": [HOST],
-        "location": "MESH_EXTERNAL",
-        "resolution": "STATIC",
-        "ports": [{ "name": "tcp", "number": 9443, "protocol": "TCP" }],
-        "endpoints": [{ "address": endpoint.ip(), "ports": { "tcp": endpoint.port() } }],
-    })
-}
-
-fn rule(tls: &Value) -> Value {
-    json!({
-        "apiVersion": "networking.istio.io/v1",
-        "kind": "DestinationRule",
-        "metadata": { "name": "secure", "namespace": "istio-system" },
-        "spec": { "host": HOST, "trafficPolicy": { "tls": tls } },
-    })
 }
 
 async fn gateway(endpoint: SocketAddr, tls: &Value) -> Gateway {
@@ -208,6 +161,90 @@ async fn a_client_certificate_is_shown_and_a_new_one_taken_up() {
     let failed = "eastgate_tls_certificate_loads_total{result=\"failed\"} 1";
     gateway.admin_until("/stats/prometheus", |text| text.contains(failed)).await;
     assert_eq!(asked(&gateway).await["client"], json!(["renewed.example.com"]));
+}
+
+#[tokio::test]
+async fn a_secret_stands_for_the_files_and_a_new_one_cuts_no_connection() {
+    let world = World::new();
+    let origin = world.origin(&[HOST], Clients::Verified(world.ca.roots())).await;
+    let identity = world.ca.issue(&[CLIENT]).unwrap();
+    let pair =
+        |identity: &Identity| json!({ "tls.crt": identity.chain_pem(), "tls.key": identity.key_pem() });
+    let mutual = json!({ "mode": "MUTUAL", "credentialName": "c" });
+    let ports = json!({ "9443": "127.0.0.1:0" });
+    let gateway = Gateway::start_with(&documents(origin.address(), &mutual), |layers| {
+        layers.flag("listen.ports", Some(ports))
+    })
+    .await;
+    let (_, error) = refused_by(&gateway, 1).await;
+    assert!(error.contains("there is no Secret c: create it in the gateway's namespace"), "{error}");
+
+    gateway.edit("pair.json", &secret("c", &pair(&identity)).to_string());
+    gateway
+        .admin_until("/rejections", |text| text.contains("neither the Secret c-cacert nor c holds roots"))
+        .await;
+    gateway.edit(
+        "roots.json",
+        &secret("c-cacert", &json!({ "cacert": world.ca.certificate_pem() })).to_string(),
+    );
+    let of = async |name: &str| {
+        let taken = async {
+            loop {
+                let answer = try_get(gateway.address).await;
+                if answer.is_some_and(|answer| answer.contains(name)) {
+                    return;
+                }
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(PATIENCE, taken).await.unwrap_or_else(|_| panic!("{name} is never shown"));
+    };
+    of(CLIENT).await;
+
+    // A connection that is open when the Secret changes goes on with the certificate that it began with.
+    let mut open = TcpStream::connect(gateway.address).await.unwrap();
+    let mut ask = async || {
+        open.write_all(b"GET /hostname HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
+        let mut answer = Vec::new();
+        while !answer.contains(&b'}') {
+            let read = tokio::time::timeout(PATIENCE, open.read_buf(&mut answer)).await;
+            assert_ne!(read.expect("an answer in time").unwrap(), 0, "it was cut");
+        }
+        String::from_utf8(answer).unwrap()
+    };
+    assert!(ask().await.contains(CLIENT));
+    let renewed = world.ca.issue(&["renewed.example.com"]).unwrap();
+    gateway.edit(
+        "pair.json",
+        &secret("c", &json!({ "cert": renewed.chain_pem(), "key": renewed.key_pem() })).to_string(),
+    );
+    of("renewed.example.com").await;
+    assert!(ask().await.contains(CLIENT));
+
+    // What is no good does not take the place of what was.
+    gateway.edit(
+        "pair.json",
+        &secret("c", &json!({ "cert": identity.chain_pem(), "key": renewed.key_pem() })).to_string(),
+    );
+    gateway.admin_until("/stats/prometheus", |text| loads(text, "failed") >= 3).await;
+    of("renewed.example.com").await;
+
+    for page in ["/config_dump", "/clusters", "/listeners", "/rejections", "/audit"] {
+        let (_, text) = gateway.admin(page).await;
+        for part in [identity.key_pem(), renewed.key_pem(), renewed.chain_pem()] {
+            let inside = part.lines().nth(1).unwrap();
+            assert!(
+                !text.contains(inside) && !text.contains("PRIVATE KEY"),
+                "{page} shows what is in the Secret"
+            );
+        }
+    }
+}
+
+/// How often what a rule names was read with this result.
+fn loads(metrics: &str, result: &str) -> u64 {
+    let name = format!("eastgate_tls_certificate_loads_total{{result=\"{result}\"}} ");
+    metrics.lines().find_map(|line| line.strip_prefix(&name)).map_or(0, |count| count.parse().unwrap())
 }
 
 #[tokio::test]

@@ -60,6 +60,10 @@ pub const KEYS: &[Key] = &[
         "source.kubernetes.remote_secrets",
         "the same from Secrets of node.namespace labelled istio/multiCluster=true",
     ),
+    key(
+        "source.kubernetes.secrets",
+        "Secrets of node.namespace that credentialName of DestinationRules may name, each watched by its name; no other is read",
+    ),
     key("source.kubernetes.remote_timeout", "how long the first table waits for the other clusters"),
     key("source.kubernetes.look_again", "how often a kind that is not installed is looked for"),
     key("source.kubernetes.coalesce", "changes within this time become one table"),

@@ -1,5 +1,6 @@
 //! Settings of the Kubernetes source: which API servers, and how they are listened to.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -20,6 +21,7 @@ pub struct Kubernetes {
     #[serde(deserialize_with = "empty_is_none")]
     pub remote_dir: Option<PathBuf>,
     pub remote_secrets: bool,
+    pub secrets: BTreeSet<String>,
     #[serde(with = "duration::text")]
     pub remote_timeout: Duration,
     #[serde(with = "duration::text")]
@@ -36,6 +38,7 @@ impl Default for Kubernetes {
             context: None,
             remote_dir: None,
             remote_secrets: false,
+            secrets: BTreeSet::new(),
             remote_timeout: Duration::from_secs(30),
             look_again: Duration::from_secs(30),
             coalesce: Duration::from_millis(100),
@@ -51,9 +54,21 @@ impl Kubernetes {
             ("source.kubernetes.context", self.context.is_some()),
             ("source.kubernetes.remote_dir", self.remote_dir.is_some()),
             ("source.kubernetes.remote_secrets", self.remote_secrets),
+            ("source.kubernetes.secrets", !self.secrets.is_empty()),
         ];
         if let (None, Some((key, _))) = (&self.config, more.into_iter().find(|(_, given)| *given)) {
             return wrong(key, "it belongs to source.kubernetes.config (--kubernetes), which is not given");
+        }
+        let is_name = |name: &str| {
+            (1..=253).contains(&name.len())
+                && name
+                    .bytes()
+                    .all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"-.".contains(&byte))
+        };
+        if let Some(other) = self.secrets.iter().find(|name| !is_name(name)) {
+            let reason =
+                format!("{other:?} is no Secret's name; the namespace is node.namespace, and not said here");
+            return wrong("source.kubernetes.secrets", &reason);
         }
         if self.look_again.is_zero() {
             return wrong("source.kubernetes.look_again", "give a duration above 0, such as 30s");
@@ -77,6 +92,8 @@ mod tests {
     fn what_belongs_to_the_source_is_not_given_without_it() {
         let error = refusal("source: {kubernetes: {remote_dir: /x}}");
         assert!(error.contains("remote_dir") && error.contains("--kubernetes"), "{error}");
+        let elsewhere = refusal("source: {kubernetes: {config: auto, secrets: [other/c]}}");
+        assert!(elsewhere.contains("kubernetes.secrets") && elsewhere.contains("other/c"), "{elsewhere}");
         assert!(refusal("source: {kubernetes: {config: auto, page_size: 0}}").contains("such as 500"));
         assert!(refusal("source: {mesh_dir: /x, kubernetes: {config: auto}}").contains("one source"));
     }

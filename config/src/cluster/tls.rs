@@ -26,7 +26,7 @@ pub struct UpstreamTls {
     /// A file with a list of revoked certificates.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub revocations: Option<String>,
-    /// A Kubernetes secret in place of the files, which is not read.
+    /// A Kubernetes Secret of the gateway's namespace, in place of the files.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub credential: Option<String>,
     /// The endpoint's certificate is not verified.

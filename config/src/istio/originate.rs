@@ -162,13 +162,11 @@ fn unserved(
     None
 }
 
-/// A Secret would have to be read from an API server that the process may not have.
-pub(super) fn tell_of_secrets(rule: &Object, policy: &Policy, out: &mut Output) {
-    if let Some(secret) = policy.upstream_tls.as_ref().and_then(|tls| tls.credential.as_ref()) {
-        let message = format!(
-            "the Secret {secret} is not read, so that connections will be closed; mount it, and give its files \
-             (caCertificates, clientCertificate, privateKey)"
-        );
+/// What is missing of the Secret that the rule names is worth a word before the first connection.
+pub(super) fn tell_of_secrets(world: &World<'_>, rule: &Object, policy: &Policy, out: &mut Output) {
+    let missing = policy.upstream_tls.as_ref().and_then(|tls| world.secrets.of(tls)?.err());
+    if let Some(missing) = missing {
+        let message = format!("{missing}; until then its connections are closed");
         out.notice(rule, "spec.trafficPolicy.tls.credentialName", message);
     }
 }
@@ -200,7 +198,7 @@ fn chain(
     let (role, policy) = match policy.tls {
         Some(ClientTlsMode::Disable) => (Role::Passthrough, policy),
         None | Some(_) => {
-            rule.objects.iter().for_each(|rule| tell_of_secrets(rule, &policy, out));
+            rule.objects.iter().for_each(|rule| tell_of_secrets(world, rule, &policy, out));
             (Role::Originate, policy.originating(&text, &name, &entry.subject_alt_names))
         }
     };
@@ -363,6 +361,6 @@ mod tests {
                     spec: {host: a.bar.global, trafficPolicy: {tls: {mode: SIMPLE, credentialName: c}}}\n";
         let with = snapshot(&(text + rule), None);
         assert!(with.listeners.contains_key("outbound_240.0.0.9_8000"));
-        assert!(with.notices[0].message.contains("the Secret c is not read"), "{:?}", with.notices);
+        assert!(with.notices[0].message.contains("there is no Secret c: create it"), "{:?}", with.notices);
     }
 }

@@ -13,10 +13,12 @@ use super::gateway::Gateway;
 use super::gateway_api;
 use super::networks::Namespace;
 use super::schema::{self, Labels, Metadata, decode};
+use super::secret;
 use super::service::{EndpointSlice, Pod, Service};
 use super::service_entry::{ServiceEntry, Workload};
 use super::virtual_service::VirtualService;
 use crate::rejection::ResourceName;
+use crate::secrets::Pem;
 
 /// The kinds that the gateway uses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -47,6 +49,8 @@ pub enum Kind {
     TlsRoute,
     /// `security.istio.io`
     AuthorizationPolicy,
+    /// The core group. Keys and certificates that a DestinationRule names.
+    Secret,
 }
 
 const ISTIO: &str = "networking.istio.io";
@@ -56,7 +60,7 @@ const DEFAULT_NAMESPACE: &str = "default";
 
 impl Kind {
     /// Every kind, for whoever has to list and watch them.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::Gateway,
         Self::VirtualService,
         Self::DestinationRule,
@@ -70,6 +74,7 @@ impl Kind {
         Self::ClassGateway,
         Self::TlsRoute,
         Self::AuthorizationPolicy,
+        Self::Secret,
     ];
 
     /// As in a resource's `kind`.
@@ -87,13 +92,14 @@ impl Kind {
             Self::Namespace => "Namespace",
             Self::TlsRoute => "TLSRoute",
             Self::AuthorizationPolicy => "AuthorizationPolicy",
+            Self::Secret => "Secret",
         }
     }
 
     /// The API group; empty for the core group.
     pub fn group(self) -> &'static str {
         match self {
-            Self::Service | Self::Pod | Self::Namespace => "",
+            Self::Service | Self::Pod | Self::Namespace | Self::Secret => "",
             Self::EndpointSlice => "discovery.k8s.io",
             Self::ClassGateway | Self::TlsRoute => gateway_api::GROUP,
             Self::AuthorizationPolicy => SECURITY,
@@ -104,7 +110,7 @@ impl Kind {
     /// The versions of the API group that are read, the one to ask an API server for first.
     pub fn versions(self) -> &'static [&'static str] {
         match self {
-            Self::Service | Self::Pod | Self::Namespace => &["v1"],
+            Self::Service | Self::Pod | Self::Namespace | Self::Secret => &["v1"],
             Self::EndpointSlice => &["v1", "v1beta1"],
             Self::EnvoyFilter => &["v1alpha3"],
             Self::ClassGateway => &["v1", "v1beta1"],
@@ -122,6 +128,11 @@ impl Kind {
     /// All that matters of it is in its metadata.
     pub fn is_metadata(self) -> bool {
         matches!(self, Self::Pod | Self::Namespace)
+    }
+
+    /// Only those count that a setting names, in the gateway's own namespace.
+    pub fn is_by_name(self) -> bool {
+        self == Self::Secret
     }
 
     /// The only object of the kind that matters, by name.
@@ -144,6 +155,7 @@ impl Kind {
             Self::Namespace => "namespaces",
             Self::TlsRoute => "tlsroutes",
             Self::AuthorizationPolicy => "authorizationpolicies",
+            Self::Secret => "secrets",
         }
     }
 }
@@ -196,6 +208,7 @@ pub(super) enum Spec {
     Pod(Pod),
     Namespace(Namespace),
     AuthorizationPolicy(AuthorizationPolicy),
+    Secret(Pem),
 }
 
 /// What a document turned out to be.
@@ -339,6 +352,7 @@ fn parse(kind: Kind, version: &str, value: &Value, metadata: &Metadata) -> Parse
         }
         Kind::EndpointSlice => decoded::<schema::core::EndpointSlice>("", value, found)
             .map(|slice| Spec::EndpointSlice(EndpointSlice::parse(&slice, metadata, found))),
+        Kind::Secret => Some(Spec::Secret(secret::parse(value, found))),
         Kind::Pod => Some(Spec::Pod(Pod { labels: metadata.labels.clone() })),
         Kind::Namespace => Some(Spec::Namespace(Namespace::parse(metadata))),
         Kind::ClassGateway => spec_of(value, found).map(|spec: gateway_api::GatewaySpec| {

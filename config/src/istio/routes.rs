@@ -154,7 +154,7 @@ fn cluster(
     let chosen =
         members.iter().filter(|member| subset.is_none_or(|subset| selects(&subset.labels, member.labels)));
     let policy = if originates {
-        rule.objects.iter().for_each(|rule| tell_of_secrets(rule, &policy, out));
+        rule.objects.iter().for_each(|rule| tell_of_secrets(world, rule, &policy, out));
         let mesh_name = SubsetKey { port, subset: &to.subset, host: &host }.to_string();
         let names = service.map(|service| service.subject_alt_names).unwrap_or_default();
         policy.originating(&host, &mesh_name, names)

@@ -177,9 +177,14 @@ fn upstream_tls(schema: &schema::ClientTls, field: &str, findings: &mut Findings
         key: given(&schema.private_key),
         roots: given(&schema.ca_certificates),
         revocations: given(&schema.ca_crl),
-        credential: given(&schema.credential_name),
+        credential: given(&schema.credential_name).map(secret_name),
         insecure: schema.insecure_skip_verify,
     })
+}
+
+/// `kubernetes://NAME` is a longer way to say `NAME`.
+fn secret_name(given: String) -> String {
+    given.strip_prefix("kubernetes://").map(str::to_owned).unwrap_or(given)
 }
 
 /// What contradicts itself, as Istio's own validation has it.
@@ -191,6 +196,10 @@ fn check_tls(schema: &schema::ClientTls, field: &str, findings: &mut Findings) {
         ("caCrl", &schema.ca_crl),
     ];
     let by_secret = !schema.credential_name.is_empty();
+    if by_secret && secret_name(schema.credential_name.clone()).contains(['/', ':']) {
+        let reason = "give the name of a Secret in the gateway's own namespace; no other is read";
+        findings.refuse(format!("{field}.credentialName"), reason);
+    }
     if by_secret && let Some((name, _)) = files.iter().find(|(_, path)| !path.is_empty()) {
         let reason = format!("there is {name}, too; give the Secret or files, not both");
         findings.refuse(format!("{field}.credentialName"), reason);
@@ -331,6 +340,10 @@ mod tests {
         let of = |text: &str| refused(&format!("tls: {{{text}}}"));
         assert_eq!(of("mode: MUTUAL"), ["p.tls.clientCertificate", "p.tls.privateKey"]);
         assert_eq!(of("mode: MUTUAL, credentialName: c"), [""; 0]);
+        assert_eq!(of("mode: SIMPLE, credentialName: 'kubernetes://c'"), [""; 0]);
+        for elsewhere in ["other/c", "kubernetes://other/c", "configmap://c"] {
+            assert_eq!(of(&format!("mode: SIMPLE, credentialName: '{elsewhere}'")), ["p.tls.credentialName"]);
+        }
         assert_eq!(of("mode: SIMPLE, credentialName: c, caCertificates: r"), ["p.tls.credentialName"]);
         let insecure = "mode: SIMPLE, insecureSkipVerify: true";
         assert_eq!(of(&format!("{insecure}, subjectAltNames: [a]")), ["p.tls.insecureSkipVerify"]);

@@ -20,6 +20,7 @@ use super::{Options, authorization, listeners, names, originate};
 use crate::cluster::{Cluster, Dns, DnsFamily};
 use crate::listener::ProxyProtocol;
 use crate::rejection::Notice;
+use crate::secrets::{Pem, Secrets};
 use crate::snapshot::Snapshot;
 
 /// The resources by kind, each by namespace and name.
@@ -36,6 +37,7 @@ pub(super) struct Resources<'a> {
     pub(super) pods: Vec<(&'a Object, &'a Pod)>,
     pub(super) namespaces: Vec<(&'a Object, &'a Namespace)>,
     pub(super) authorization_policies: Vec<(&'a Object, &'a AuthorizationPolicy)>,
+    pub(super) secrets: Vec<(&'a Object, &'a Pem)>,
 }
 
 impl<'a> Resources<'a> {
@@ -54,6 +56,7 @@ impl<'a> Resources<'a> {
                 Spec::Pod(spec) => all.pods.push((object, spec)),
                 Spec::Namespace(spec) => all.namespaces.push((object, spec)),
                 Spec::AuthorizationPolicy(spec) => all.authorization_policies.push((object, spec)),
+                Spec::Secret(spec) => all.secrets.push((object, spec)),
             }
         }
         all
@@ -68,6 +71,8 @@ pub(super) struct World<'a> {
     pub(super) networks: Networks<'a>,
     pub(super) catalog: Catalog<'a>,
     pub(super) rules: Rules<'a>,
+    /// Those of the gateway's namespace.
+    pub(super) secrets: Secrets,
 }
 
 /// What it writes.
@@ -139,7 +144,9 @@ pub(super) fn translate<'a>(objects: impl Iterator<Item = &'a Object>, options: 
     let networks = Networks::new(&resources.namespaces, options);
     let catalog = Catalog::new(&resources, options, &networks, &mut out);
     let rules = Rules::new(&resources, options);
-    let world = World { options, resources, networks, catalog, rules };
+    let own = resources.secrets.iter().filter(|(object, _)| object.name.namespace == options.namespace);
+    let secrets = own.map(|(object, pem)| (object.name.name.clone(), (*pem).clone())).collect();
+    let world = World { options, resources, networks, catalog, rules, secrets };
     let mut listeners = listeners::translate(&world, &mut out);
     for listener in listeners.iter_mut().filter(|_| options.proxied) {
         listener.options.proxy_protocol = Some(ProxyProtocol::default());
@@ -150,7 +157,9 @@ pub(super) fn translate<'a>(objects: impl Iterator<Item = &'a Object>, options: 
     if let Some(how) = options.originate {
         listeners.extend(originate::listeners(&world, how, &names, &mut out));
     }
+    let named = out.clusters.values().filter_map(|cluster| cluster.tls.as_ref()?.credential.as_deref());
     Snapshot {
+        secrets: Arc::new(world.secrets.named(named)),
         listeners: listeners
             .into_iter()
             .map(|listener| (listener.name.clone(), Arc::new(listener)))

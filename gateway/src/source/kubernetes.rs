@@ -26,7 +26,7 @@ mod mesh;
 mod remote;
 
 use follow::{Follow, Message};
-use mesh::{HOME, Mesh};
+use mesh::{HOME, Mesh, Watched};
 
 /// Messages that wait for the index. Full, it slows the watches down, and so bounds what is held of lists.
 const QUEUE: usize = 256;
@@ -84,6 +84,20 @@ pub async fn run(settings: Arc<Settings>, options: Options, ends: Ends) -> Resul
     }
 }
 
+/// What there is to watch in this cluster. Configuration and Secrets are the gateway's own cluster's alone.
+fn watched(settings: &Settings, cluster: &str) -> Vec<Watched> {
+    let is_home = cluster == HOME;
+    let kinds = Kind::ALL.into_iter().filter(|kind| !kind.is_by_name());
+    let kinds = kinds.filter(|kind| is_home || kind.is_of_every_cluster()).map(Watched::from);
+    let names = settings.source.kubernetes.secrets.iter().filter(|_| is_home);
+    let namespace: Arc<str> = settings.node.namespace.as_str().into();
+    let secrets = names.map(|name| Watched {
+        kind: Kind::Secret,
+        object: Some((Arc::clone(&namespace), name.as_str().into())),
+    });
+    kinds.chain(secrets).collect()
+}
+
 async fn until(due: Option<Instant>) {
     match due {
         Some(due) => tokio::time::sleep_until(due).await,
@@ -125,21 +139,21 @@ impl Clusters {
         let name: Arc<str> = cluster.into();
         let mut watches = JoinSet::new();
         let failing = Arc::default();
-        let kinds = Kind::ALL.into_iter().filter(|kind| cluster == HOME || kind.is_of_every_cluster());
-        for kind in kinds.clone() {
+        let all = watched(&self.settings, cluster);
+        self.mesh.expect(Arc::clone(&name), &all);
+        for watched in all {
             let follow = Follow {
                 cluster: Arc::clone(&name),
                 generation: self.started,
-                kind,
+                metrics: follow::Metrics::new(&self.metrics, &name, &watched),
+                watched,
                 client: client.clone(),
                 settings: self.settings.source.kubernetes.clone(),
                 messages: self.messages.clone(),
-                metrics: follow::Metrics::new(&self.metrics, &name, kind),
                 failing: Arc::clone(&failing),
             };
             watches.spawn(follow.run());
         }
-        self.mesh.expect(Arc::clone(&name), kinds);
         let running = Running { _watches: watches, generation: self.started, kubeconfig };
         self.running.insert(name, running);
     }

@@ -1,12 +1,13 @@
 //! The gateway as the client of a TLS session, by what a DestinationRule says of that.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::SystemTime;
 
 use eastgate_config::cluster::{TlsMode, UpstreamTls};
 use eastgate_config::listener::Peers;
+use eastgate_config::secrets::{Pem, Secrets};
 use eastgate_config::spiffe::NotAPattern;
 use rustls::client::VerifierBuilderError;
 use rustls::crypto::aws_lc_rs;
@@ -26,6 +27,15 @@ use crate::relay::Side;
 /// For every kind of TLS that the table's clusters want, how to begin it, or why that cannot be.
 pub type Known = HashMap<Arc<UpstreamTls>, Result<Arc<Client>, Arc<str>>>;
 
+/// What the table's clusters want of TLS.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Wanted {
+    /// The kinds of it.
+    pub kinds: BTreeSet<Arc<UpstreamTls>>,
+    /// What those hold that name a Secret.
+    pub secrets: Arc<Secrets>,
+}
+
 /// What is known, kept in step with the table and with files.
 #[derive(Debug, Clone)]
 pub struct Clients(watch::Receiver<Arc<Known>>);
@@ -44,49 +54,29 @@ pub enum Client {
     },
 }
 
-/// What the files of the settings hold, where they name any.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Contents {
-    /// `clientCertificate`
-    pub certificate: Option<Vec<u8>>,
-    /// `privateKey`
-    pub key: Option<Vec<u8>>,
-    /// `caCertificates`
-    pub roots: Option<Vec<u8>>,
-    /// `caCrl`
-    pub revocations: Option<Vec<u8>>,
-}
-
 /// Why a rule's TLS cannot be spoken.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The files are in a Secret.
-    #[error(
-        "credentialName {0}: the Secret is not read; mount it, and give its files in the DestinationRule"
-    )]
-    Secret(String),
     /// There is nothing that could be asked for.
     #[error("sni {0:?} is no name of a server; give a DNS name in sni of the DestinationRule")]
     Name(String),
     /// An alternative name is no identity.
     #[error("subjectAltNames of the DestinationRule or ServiceEntry")]
     Identity(#[from] NotAPattern),
-    /// A file does not hold what it should.
-    #[error("{field} {path} cannot be used")]
-    File {
-        /// The rule's field.
-        field: &'static str,
-        /// The file.
-        path: String,
+    /// A file, or a part of a Secret, does not hold what it should.
+    #[error("{place} cannot be used")]
+    Part {
+        /// The rule's field and the file, or what of which Secret.
+        place: String,
         /// Why.
         #[source]
         source: credentials::Error,
     },
     /// The client certificate has ended.
-    #[error("clientCertificate {0} has expired; put a new one there, and look at the clock")]
+    #[error("{0} has expired; put a new one there, and look at the clock")]
     Expired(String),
     /// A list of revoked certificates is none.
-    #[error("caCrl {0} holds no PEM list of revoked certificates that its CA signed")]
+    #[error("{0} holds no PEM list of revoked certificates that its CA signed")]
     Revocations(String),
     /// This machine believes nobody.
     #[error("this machine has no root certificates ({0}); give caCertificates, or install ca-certificates")]
@@ -118,18 +108,15 @@ impl Clients {
 }
 
 impl Client {
-    /// Takes the settings and what their files hold.
+    /// Takes the settings and what their files or their Secret hold.
     ///
     /// # Errors
-    /// They cannot be used; names the field, the file and the remedy.
-    pub fn new(tls: &UpstreamTls, contents: &Contents, now: SystemTime) -> Result<Self, Error> {
+    /// They cannot be used; names the field, the file or Secret, and the remedy.
+    pub fn new(tls: &UpstreamTls, pem: &Pem, now: SystemTime) -> Result<Self, Error> {
         if tls.mode == TlsMode::IstioMutual {
             let allowed = tls.subject_alt_names.iter().map(|name| name.parse()).collect::<Result<_, _>>()?;
             let server_name = tls.sni.as_ref().and_then(|name| name.parse().ok());
             return Ok(Self::Mesh(Peers { server_name, allowed }));
-        }
-        if let Some(secret) = &tls.credential {
-            return Err(Error::Secret(secret.clone()));
         }
         let asked = tls.sni.as_deref().unwrap_or_default();
         let name = ServerName::try_from(asked.to_owned()).map_err(|_| Error::Name(asked.to_owned()))?;
@@ -137,35 +124,32 @@ impl Client {
         let verifier = if tls.insecure {
             ByNames::anybody(Arc::clone(&provider))
         } else {
-            let roots = match (&tls.roots, &contents.roots) {
-                (Some(path), Some(pem)) => credentials::roots(pem).map_err(unfit("caCertificates", path))?,
-                _ => system_roots()?,
+            let roots = match &pem.roots {
+                Some(pem) => credentials::roots(pem).map_err(unfit(tls, Part::Roots))?,
+                None => system_roots()?,
             };
             let wanted = match tls.subject_alt_names.as_slice() {
                 [] => vec![asked.to_owned()],
                 names => names.to_vec(),
             };
-            ByNames::new(roots, revocations(tls, contents)?, wanted, Arc::clone(&provider))?
+            ByNames::new(roots, revocations(tls, pem)?, wanted, Arc::clone(&provider))?
         };
         let builder = ClientConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()?
             .dangerous()
             .with_custom_certificate_verifier(Arc::new(verifier));
-        let config = match (&tls.certificate, &tls.key, tls.mode) {
+        let config = match (&pem.certificate, &pem.key, tls.mode) {
             (Some(chain), Some(key), TlsMode::Mutual) => {
-                let (chain_path, key_path) = (chain, key);
-                let chain = contents.certificate.as_deref().and_then(certificates).unwrap_or_default();
+                let chain = certificates(chain).unwrap_or_default();
                 let leaf = chain.first().ok_or(credentials::Error::NoChain);
-                let leaf = leaf.map_err(unfit("clientCertificate", chain_path))?;
+                let leaf = leaf.map_err(unfit(tls, Part::Certificate))?;
                 if end(leaf).is_some_and(|end| end < now) {
-                    return Err(Error::Expired(chain_path.clone()));
+                    return Err(Error::Expired(Part::Certificate.of(tls)));
                 }
-                let key = contents.key.as_deref().and_then(|pem| PrivateKeyDer::from_pem_slice(pem).ok());
-                let key = key.ok_or(credentials::Error::NoKey).map_err(unfit("privateKey", key_path))?;
+                let key = PrivateKeyDer::from_pem_slice(key).map_err(|_| credentials::Error::NoKey);
+                let key = key.map_err(unfit(tls, Part::Key))?;
                 builder.with_client_auth_cert(chain, key).map_err(|error| match error {
-                    rustls::Error::InconsistentKeys(_) => {
-                        unfit("privateKey", key_path)(credentials::Error::Mismatch)
-                    }
+                    rustls::Error::InconsistentKeys(_) => unfit(tls, Part::Key)(credentials::Error::Mismatch),
                     error => Error::Setup(error),
                 })?
             }
@@ -207,9 +191,33 @@ impl Client {
     }
 }
 
-fn unfit(field: &'static str, path: &str) -> impl FnOnce(credentials::Error) -> Error {
-    let path = path.to_owned();
-    move |source| Error::File { field, path, source }
+/// A part of what the settings give.
+#[derive(Debug, Clone, Copy)]
+enum Part {
+    Certificate,
+    Key,
+    Roots,
+    Revocations,
+}
+
+impl Part {
+    /// Where it stands, for people.
+    fn of(self, tls: &UpstreamTls) -> String {
+        let (field, path, keys) = match self {
+            Self::Certificate => ("clientCertificate", &tls.certificate, "tls.crt (or cert)"),
+            Self::Key => ("privateKey", &tls.key, "tls.key (or key)"),
+            Self::Roots => ("caCertificates", &tls.roots, "ca.crt (or cacert)"),
+            Self::Revocations => ("caCrl", &tls.revocations, "ca.crl (or crl)"),
+        };
+        match &tls.credential {
+            Some(secret) => format!("{keys} of the Secret {secret}"),
+            None => format!("{field} {}", path.as_deref().unwrap_or_default()),
+        }
+    }
+}
+
+fn unfit(tls: &UpstreamTls, part: Part) -> impl FnOnce(credentials::Error) -> Error {
+    move |source| Error::Part { place: part.of(tls), source }
 }
 
 fn system_roots() -> Result<RootCertStore, Error> {
@@ -223,31 +231,27 @@ fn system_roots() -> Result<RootCertStore, Error> {
     Ok(roots)
 }
 
-fn revocations(
-    tls: &UpstreamTls,
-    contents: &Contents,
-) -> Result<Vec<CertificateRevocationListDer<'static>>, Error> {
-    let (Some(path), Some(pem)) = (&tls.revocations, &contents.revocations) else { return Ok(Vec::new()) };
+fn revocations(tls: &UpstreamTls, pem: &Pem) -> Result<Vec<CertificateRevocationListDer<'static>>, Error> {
+    let Some(pem) = &pem.revocations else { return Ok(Vec::new()) };
     let lists: Result<Vec<_>, _> = CertificateRevocationListDer::pem_slice_iter(pem).collect();
-    lists.ok().filter(|lists| !lists.is_empty()).ok_or_else(|| Error::Revocations(path.clone()))
+    let lists = lists.ok().filter(|lists| !lists.is_empty());
+    lists.ok_or_else(|| Error::Revocations(Part::Revocations.of(tls)))
 }
 
-impl Contents {
-    /// Reads the files that the settings name.
-    ///
-    /// # Errors
-    /// Names the field and the file that cannot be read.
-    pub fn read(tls: &UpstreamTls) -> Result<Self, String> {
-        let read = |field: &str, path: &Option<String>| {
-            let Some(path) = path else { return Ok(None) };
-            let wrong = |error| format!("{field} {path} of the DestinationRule cannot be read: {error}");
-            std::fs::read(Path::new(path)).map(Some).map_err(wrong)
-        };
-        Ok(Self {
-            certificate: read("clientCertificate", &tls.certificate)?,
-            key: read("privateKey", &tls.key)?,
-            roots: read("caCertificates", &tls.roots)?,
-            revocations: read("caCrl", &tls.revocations)?,
-        })
-    }
+/// Reads the files that the settings name.
+///
+/// # Errors
+/// Names the field and the file that cannot be read.
+pub fn read(tls: &UpstreamTls) -> Result<Pem, String> {
+    let read = |field: &str, path: &Option<String>| {
+        let Some(path) = path else { return Ok(None) };
+        let wrong = |error| format!("{field} {path} of the DestinationRule cannot be read: {error}");
+        std::fs::read(Path::new(path)).map(Some).map_err(wrong)
+    };
+    Ok(Pem {
+        certificate: read("clientCertificate", &tls.certificate)?,
+        key: read("privateKey", &tls.key)?,
+        roots: read("caCertificates", &tls.roots)?,
+        revocations: read("caCrl", &tls.revocations)?,
+    })
 }

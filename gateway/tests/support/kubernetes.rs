@@ -59,12 +59,19 @@ impl ApiServer {
     pub fn accounts(&self, tokens: &[&str]) {
         let account = "system:serviceaccount:istio-system:eastgate";
         let lines: String = tokens.iter().map(|token| format!("{token},{account},1\n")).collect();
-        std::fs::write(self.directory.path().join("tokens"), lines).unwrap();
+        self.put("tokens", &lines);
     }
 
     /// Has this manifest be what service accounts may do.
     pub fn allow(&self, manifest: &str) {
-        std::fs::write(self.directory.path().join("rbac.yaml"), manifest).unwrap();
+        self.put("rbac.yaml", manifest);
+    }
+
+    /// At once: the server may read it at any time.
+    fn put(&self, name: &str, text: &str) {
+        let new = self.directory.path().join("new");
+        std::fs::write(&new, text).unwrap();
+        std::fs::rename(new, self.directory.path().join(name)).unwrap();
     }
 
     /// What a request by this token is answered with: an HTTP status.

@@ -1,5 +1,6 @@
-//! One kind of one cluster: found, listed, watched, and listed anew when the watch cannot go on.
+//! One kind of one cluster, or one object of it: found, listed, watched, and listed anew when the watch cannot go on.
 
+use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::fmt::Debug;
 use std::sync::Arc;
@@ -18,23 +19,21 @@ use serde_json::{Map, Value, json};
 use tokio::sync::mpsc;
 use tokio_stream::StreamExt;
 
-use super::mesh::HOME;
+use super::mesh::{HOME, Watched};
 use super::why;
 use crate::kubernetes::{api_version, resource};
 use crate::metrics::{self, timestamp};
 use crate::source::xds::backoff::Backoff;
 
-/// Something is new of a kind in a cluster.
-#[derive(Debug)]
+/// Something is new of a kind in a cluster. It may be a Secret, so it cannot be printed.
 pub(super) struct Message {
     pub(super) cluster: Arc<str>,
     pub(super) generation: u64,
-    pub(super) kind: Kind,
+    pub(super) watched: Watched,
     pub(super) change: Change,
 }
 
 /// What is new.
-#[derive(Debug)]
 pub(super) enum Change {
     Apply(Value),
     Delete {
@@ -47,11 +46,11 @@ pub(super) enum Change {
     Missing,
 }
 
-/// Follows one kind in one cluster.
+/// Follows one kind in one cluster, or one object of it.
 pub(super) struct Follow {
     pub(super) cluster: Arc<str>,
     pub(super) generation: u64,
-    pub(super) kind: Kind,
+    pub(super) watched: Watched,
     pub(super) client: Client,
     pub(super) settings: bootstrap::Kubernetes,
     pub(super) messages: mpsc::Sender<Message>,
@@ -84,7 +83,7 @@ impl Follow {
         loop {
             match self.find().await {
                 Ok(Some(version)) => {
-                    if self.follow(&resource(self.kind, version), &mut state).await.is_none() {
+                    if self.follow(&resource(self.watched.kind, version), &mut state).await.is_none() {
                         return;
                     }
                 }
@@ -105,13 +104,14 @@ impl Follow {
 
     /// The best version of the kind that the cluster serves.
     async fn find(&self) -> Result<Option<&'static str>, kube::Error> {
-        for version in self.kind.versions() {
-            let served = match self.kind.group() {
+        let kind = self.watched.kind;
+        for version in kind.versions() {
+            let served = match kind.group() {
                 "" => self.client.list_core_api_resources(version).await,
                 group => self.client.list_api_group_resources(&api_version(group, version)).await,
             };
             match served {
-                Ok(served) if served.resources.iter().any(|served| served.name == self.kind.plural()) => {
+                Ok(served) if served.resources.iter().any(|served| served.name == kind.plural()) => {
                     return Ok(Some(version));
                 }
                 Err(error) if code(&error) != Some(404) => return Err(error),
@@ -123,17 +123,21 @@ impl Follow {
 
     async fn follow(&self, resource: &ApiResource, state: &mut State) -> Option<()> {
         let mut config = watcher::Config::default().page_size(self.settings.page_size);
-        if let Some(only) = self.kind.only() {
+        let Watched { kind, object } = &self.watched;
+        if let Some(only) = object.as_ref().map(|(_, name)| &**name).or(kind.only()) {
             config = config.fields(&format!("metadata.name={only}"));
         }
-        if self.kind.is_metadata() {
+        if kind.is_metadata() {
             let read =
                 |object: PartialObjectMeta<DynamicObject>| pruned(resource, object.metadata, Value::Null);
             let api = Api::<PartialObjectMeta<DynamicObject>>::all_with(self.client.clone(), resource);
             self.take(api, config, read, state).await
         } else {
             let read = |object: DynamicObject| pruned(resource, object.metadata, object.data);
-            let api = Api::<DynamicObject>::all_with(self.client.clone(), resource);
+            let api = match object {
+                Some((namespace, _)) => Api::namespaced_with(self.client.clone(), namespace, resource),
+                None => Api::<DynamicObject>::all_with(self.client.clone(), resource),
+            };
             self.take(api, config, read, state).await
         }
     }
@@ -216,8 +220,9 @@ impl Follow {
     }
 
     async fn send(&self, change: Change) -> Option<()> {
-        let (cluster, generation, kind) = (Arc::clone(&self.cluster), self.generation, self.kind);
-        self.messages.send(Message { cluster, generation, kind, change }).await.ok()
+        let (cluster, watched) = (Arc::clone(&self.cluster), self.watched.clone());
+        let message = Message { cluster, generation: self.generation, watched, change };
+        self.messages.send(message).await.ok()
     }
 
     fn well(&self, state: &mut State) {
@@ -228,7 +233,7 @@ impl Follow {
     }
 
     fn failed(&self, state: &mut State, reason: &str, error: &(dyn std::error::Error + 'static)) {
-        let (cluster, kind) = (label(&self.cluster), kind_label(self.kind));
+        let (cluster, kind) = (label(&self.cluster), &*watched_label(&self.watched));
         self.metrics.restarts.with_label_values(&[cluster, kind, reason]).inc();
         if reason == "gone" {
             tracing::debug!(cluster, kind, "the API server's history is too short; listing anew");
@@ -243,10 +248,11 @@ impl Follow {
         }
         state.told = Some(reason.to_owned());
         if reason == "forbidden" {
+            let file = if self.watched.object.is_some() { "secrets.yaml with its name" } else { "rbac.yaml" };
             tracing::error!(
                 cluster,
                 kind,
-                "not allowed to list and watch; apply deploy/kubernetes/rbac.yaml there ({})",
+                "not allowed to list and watch; apply deploy/kubernetes/{file} there ({})",
                 why(error)
             );
         } else if reason == "unauthorized" && !self.failing.told_of_credentials.swap(true, Ordering::Relaxed)
@@ -269,8 +275,8 @@ impl Follow {
         if self.metrics.missing.get() == 0 {
             tracing::info!(
                 cluster = label(&self.cluster),
-                kind = self.kind.plural(),
-                group = self.kind.group(),
+                kind = self.watched.kind.plural(),
+                group = self.watched.kind.group(),
                 "the kind is not installed; looking again every {:?}",
                 self.settings.look_again
             );
@@ -380,6 +386,14 @@ pub(super) fn kind_label(kind: Kind) -> &'static str {
     if kind == Kind::ClassGateway { "gateways.gateway.networking.k8s.io" } else { kind.plural() }
 }
 
+/// A watch's name as a label: its kind's, and the object's if it is of one.
+fn watched_label(Watched { kind, object }: &Watched) -> Cow<'static, str> {
+    match object {
+        Some((_, name)) => format!("{}/{name}", kind_label(*kind)).into(),
+        None => kind_label(*kind).into(),
+    }
+}
+
 /// The metrics of one watch.
 pub(super) struct Metrics {
     restarts: IntCounterVec,
@@ -389,8 +403,9 @@ pub(super) struct Metrics {
 }
 
 impl Metrics {
-    pub(super) fn new(all: &metrics::Kubernetes, cluster: &str, kind: Kind) -> Self {
-        let labels = [label(cluster), kind_label(kind)];
+    pub(super) fn new(all: &metrics::Kubernetes, cluster: &str, watched: &Watched) -> Self {
+        let watched = watched_label(watched);
+        let labels = [label(cluster), &*watched];
         Self {
             restarts: all.restarts.clone(),
             last_event: all.last_event.with_label_values(&labels[..1]),

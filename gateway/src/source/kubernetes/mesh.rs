@@ -10,22 +10,35 @@ use super::follow::{Change, Message};
 /// The gateway's own cluster.
 pub(super) const HOME: &str = "";
 
+/// What one watch is of.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Watched {
+    pub(super) kind: Kind,
+    /// The namespace and name of the one object that it is of; of all of the kind without.
+    pub(super) object: Option<(Arc<str>, Arc<str>)>,
+}
+
+impl From<Kind> for Watched {
+    fn from(kind: Kind) -> Self {
+        Self { kind, object: None }
+    }
+}
+
 /// The index, and which kinds of which clusters have not been listed yet.
 #[derive(Debug, Default)]
 pub(super) struct Mesh {
     pub(super) index: Index,
-    waiting: BTreeMap<Arc<str>, BTreeSet<Kind>>,
-    kinds: BTreeMap<Arc<str>, Vec<Kind>>,
+    waiting: BTreeMap<Arc<str>, BTreeSet<Watched>>,
+    kinds: BTreeMap<Arc<str>, BTreeSet<Kind>>,
 }
 
 impl Mesh {
-    /// These kinds of the cluster are going to be listed. What was known of it stays until they are.
-    pub(super) fn expect(&mut self, cluster: Arc<str>, kinds: impl Iterator<Item = Kind>) {
-        let kinds: Vec<Kind> = kinds.collect();
+    /// These are going to be listed of the cluster. What was known of it stays until they are.
+    pub(super) fn expect(&mut self, cluster: Arc<str>, all: &[Watched]) {
         if !self.kinds.contains_key(&cluster) {
-            self.waiting.insert(Arc::clone(&cluster), kinds.iter().copied().collect());
+            self.waiting.insert(Arc::clone(&cluster), all.iter().cloned().collect());
         }
-        self.kinds.insert(cluster, kinds);
+        self.kinds.insert(cluster, all.iter().map(|watched| watched.kind).collect());
     }
 
     /// The cluster is not in the mesh any more.
@@ -36,7 +49,8 @@ impl Mesh {
     }
 
     pub(super) fn take(&mut self, message: Message) {
-        let Message { cluster, kind, change, .. } = message;
+        let Message { cluster, watched, change, .. } = message;
+        let kind = watched.kind;
         match change {
             Change::Apply(resource) => {
                 // What is wrong with it stands in the snapshot's rejections; without a name there is nothing to say.
@@ -44,18 +58,24 @@ impl Mesh {
             }
             Change::Delete { namespace, name } => self.index.delete_in(&cluster, kind, &namespace, &name),
             Change::Listed(names) => {
-                self.index.retain_in(&cluster, kind, &names);
-                self.heard(&cluster, kind);
+                match &watched.object {
+                    Some((namespace, name)) if names.is_empty() => {
+                        self.index.delete_in(&cluster, kind, namespace, name);
+                    }
+                    Some(_) => {}
+                    None => self.index.retain_in(&cluster, kind, &names),
+                }
+                self.heard(&cluster, &watched);
             }
-            Change::Missing => self.heard(&cluster, kind),
+            Change::Missing => self.heard(&cluster, &watched),
         }
     }
 
-    fn heard(&mut self, cluster: &str, kind: Kind) {
-        if let Some(kinds) = self.waiting.get_mut(cluster) {
-            kinds.remove(&kind);
+    fn heard(&mut self, cluster: &str, watched: &Watched) {
+        if let Some(waiting) = self.waiting.get_mut(cluster) {
+            waiting.remove(watched);
         }
-        self.waiting.retain(|_, kinds| !kinds.is_empty());
+        self.waiting.retain(|_, waiting| !waiting.is_empty());
     }
 
     /// Has every kind of the cluster been heard of once?
@@ -85,7 +105,7 @@ mod tests {
     use super::*;
 
     fn message(cluster: &str, kind: Kind, change: Change) -> Message {
-        Message { cluster: cluster.into(), generation: 1, kind, change }
+        Message { cluster: cluster.into(), generation: 1, watched: kind.into(), change }
     }
 
     fn service(name: &str) -> serde_json::Value {
@@ -96,7 +116,7 @@ mod tests {
     fn a_cluster_is_whole_when_every_kind_has_been_listed_or_is_missing() {
         let mut mesh = Mesh::default();
         assert!(!mesh.is_whole(HOME));
-        mesh.expect(HOME.into(), [Kind::Service, Kind::Gateway].into_iter());
+        mesh.expect(HOME.into(), &[Kind::Service.into(), Kind::Gateway.into()]);
         mesh.take(message(HOME, Kind::Service, Change::Apply(service("a"))));
         assert!(!mesh.is_whole(HOME), "one object is no list");
         mesh.take(message(HOME, Kind::Service, Change::Listed([("bar".into(), "a".into())].into())));
@@ -104,16 +124,16 @@ mod tests {
         mesh.take(message(HOME, Kind::Gateway, Change::Missing));
         assert!(mesh.is_whole(HOME));
         // New credentials: listed anew, and nothing is forgotten or waited for meanwhile.
-        mesh.expect(HOME.into(), [Kind::Service, Kind::Gateway].into_iter());
+        mesh.expect(HOME.into(), &[Kind::Service.into(), Kind::Gateway.into()]);
         assert!(mesh.is_whole(HOME));
-        assert_eq!(mesh.counts(), [(HOME, Kind::Service, 1), (HOME, Kind::Gateway, 0)]);
+        assert_eq!(mesh.counts(), [(HOME, Kind::Gateway, 0), (HOME, Kind::Service, 1)]);
     }
 
     #[test]
     fn a_list_forgets_what_is_not_in_it_in_its_own_cluster_only() {
         let mut mesh = Mesh::default();
         for cluster in [HOME, "east"] {
-            mesh.expect(cluster.into(), [Kind::Service].into_iter());
+            mesh.expect(cluster.into(), &[Kind::Service.into()]);
             mesh.take(message(cluster, Kind::Service, Change::Apply(service("a"))));
             mesh.take(message(cluster, Kind::Service, Change::Apply(service("b"))));
         }
@@ -124,5 +144,25 @@ mod tests {
         assert_eq!(mesh.counts(), [(HOME, Kind::Service, 1), ("east", Kind::Service, 1)]);
         mesh.forget("east");
         assert_eq!(mesh.counts(), [(HOME, Kind::Service, 1)]);
+    }
+
+    #[test]
+    fn what_is_watched_by_name_is_waited_for_and_forgotten_by_name() {
+        let mut mesh = Mesh::default();
+        let secret = |name: &str| Watched { kind: Kind::Secret, object: Some(("ns".into(), name.into())) };
+        let take = |mesh: &mut Mesh, name: &str, change| {
+            mesh.take(Message { cluster: HOME.into(), generation: 1, watched: secret(name), change });
+        };
+        mesh.expect(HOME.into(), &[secret("a"), secret("b")]);
+        for name in ["a", "b"] {
+            let made =
+                json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": name, "namespace": "ns"}});
+            take(&mut mesh, name, Change::Apply(made));
+        }
+        take(&mut mesh, "a", Change::Listed([("ns".into(), "a".into())].into()));
+        assert!(!mesh.is_whole(HOME), "the other one has not been listed");
+        take(&mut mesh, "b", Change::Listed(BTreeSet::new()));
+        assert!(mesh.is_whole(HOME));
+        assert_eq!(mesh.counts(), [(HOME, Kind::Secret, 1)]);
     }
 }
