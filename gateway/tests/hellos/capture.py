@@ -3,7 +3,7 @@
 
     python3 capture.py [--only PATTERN]
 
-Needs: openssl, curl, gnutls-cli (gnutls-bin), go, cargo, and the Python package curl_cffi. A client that is not there
+Needs: openssl, curl, gnutls-cli (gnutls-bin), go, cargo, and the Python packages curl_cffi and tlslite-ng. A client that is not there
 is skipped and named at the end. Each client connects to a socket that reads until the ClientHello is whole, writes it
 down and closes; the client's complaint about that is expected.
 """
@@ -135,6 +135,29 @@ def browser(profile):
     return run
 
 
+def tlslite(name, *protocols, record=None, **settings):
+    """tlslite-ng's hello, in records of at most `record` bytes."""
+
+    def run(port):
+        from tlslite.api import TLSConnection
+        from tlslite.errors import BaseTLSException
+        from tlslite.handshakesettings import HandshakeSettings
+
+        chosen = HandshakeSettings()
+        for key, value in settings.items():
+            setattr(chosen, key, value)
+        with socket.create_connection(("127.0.0.1", port)) as connection:
+            tls = TLSConnection(connection)
+            if record:
+                tls.recordSize = record
+            try:
+                tls.handshakeClientCert(serverName=name, alpn=list(protocols) or None, settings=chosen)
+            except (BaseTLSException, OSError):
+                pass
+
+    return run
+
+
 def rustls(target, *args):
     example = ["cargo", "run", "-q", "-p", "eastgate", "--example", "rustls_hello", "--", target, *args]
 
@@ -171,6 +194,11 @@ def clients(go):
         yield "go_alpn_istio_pq", command(go, "PORT", MESH, "default", "istio-peer-exchange", "istio", "h2")
         yield "go_classic_curves", command(go, "PORT", MESH, "classic", "h2")
         yield "go_tls12", command(go, "PORT", MESH, "1.2")
+    yield "tlslite_default", tlslite(PLAIN)
+    yield "tlslite_alpn_istio_records_of_20", tlslite(PLAIN, b"istio-peer-exchange", b"istio", record=20)
+    yield "tlslite_tls12", tlslite(PLAIN, maxVersion=(3, 3))
+    yield "tlslite_tls10", tlslite(PLAIN, maxVersion=(3, 1), minVersion=(3, 1))
+    yield "tlslite_no_key_share", tlslite(PLAIN, keyShares=[])
     yield "rustls_pq", rustls(MESH)
     yield "rustls_alpn_istio_pq", rustls(PLAIN, "istio")
     for profile in [
