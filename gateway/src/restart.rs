@@ -17,7 +17,6 @@
 
 use std::collections::VecDeque;
 use std::io;
-use std::net::SocketAddr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
@@ -26,7 +25,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use sd_notify::NotifyState;
-use serde::{Deserialize, Serialize};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::time::timeout;
 
@@ -35,7 +33,7 @@ pub mod frame;
 mod sockets;
 
 use channel::Channel;
-use frame::{Kind, MAX_FDS, MAX_PAYLOAD, MAX_TUNNELS, Tunnel};
+use frame::{Kind, Label, MAX_FDS, MAX_PAYLOAD, MAX_TUNNELS, Tunnel};
 pub use sockets::{Kept, Socket, Sockets};
 
 /// For the sockets of a process that is alive.
@@ -75,12 +73,6 @@ pub enum Error {
         /// What there is.
         came: usize,
     },
-}
-
-#[derive(Debug, Serialize, Deserialize)]
-struct Label {
-    name: String,
-    wanted: SocketAddr,
 }
 
 /// The offer of a process to be taken over from, at a path.
@@ -284,7 +276,7 @@ async fn sockets(channel: &mut Channel) -> Result<Vec<Socket>, Error> {
         if frame.payload.is_empty() {
             return Ok(sockets);
         }
-        let labels: Vec<Label> = serde_json::from_slice(&frame.payload).map_err(|_| frame::Error::Payload)?;
+        let labels = Label::decode(&frame.payload)?;
         if labels.len() != frame.fds.len() {
             return Err(Error::Descriptors { wanted: labels.len(), came: frame.fds.len() });
         }

@@ -3,14 +3,10 @@
 
 use std::cell::Cell;
 use std::io;
-use std::net::SocketAddr;
 use std::os::fd::AsFd;
 use std::sync::Arc;
-use std::time::Duration;
 
-use eastgate_config::cluster::Keepalive;
 use eastgate_config::server_name::ServerName;
-use serde::{Deserialize, Serialize};
 use tokio::net::TcpStream;
 use tokio::sync::oneshot;
 
@@ -21,30 +17,9 @@ use crate::relay::{Handed, Patience, Relay};
 use crate::restart::{Passed, frame};
 use crate::upstream;
 
-/// What a connection needs to go on. The other process may be of another version: fields are added with a default, and
-/// never change their meaning.
-#[derive(Debug, Serialize, Deserialize)]
-struct State {
-    listener: String,
-    cluster: String,
-    endpoint: SocketAddr,
-    client_addr: SocketAddr,
-    server_name: Option<String>,
-    #[serde(default)]
-    client_random: Option<String>,
-    rewritten: Option<String>,
-    route: Option<String>,
-    attempts: u32,
-    age: Duration,
-    to_upstream_bytes: u64,
-    to_client_bytes: u64,
-    /// Directions whose FIN is passed on: from the client, from the endpoint.
-    ended: [bool; 2],
-    idle_timeout: Duration,
-    /// What is left of it.
-    max_age: Option<Duration>,
-    keepalive: Keepalive,
-}
+mod state;
+
+use state::State;
 
 /// Offers a connection to the next process, while nothing moves its bytes; true when that has it. Otherwise the relay
 /// goes on here as if nothing had been.

@@ -9,6 +9,10 @@
 //!
 //! Numbers are big-endian. `fds` file descriptors come with the header's bytes, as `SCM_RIGHTS` (`unix(7)`).
 
+use std::net::SocketAddr;
+
+use serde::{Deserialize, Serialize};
+
 /// Of this conversation; another one is refused, and the old process goes on serving.
 pub const VERSION: u16 = 1;
 /// Bytes of a header.
@@ -109,6 +113,25 @@ impl Header {
         }
         let kind = *Kind::ALL.get(usize::from(kind)).ok_or(Error::Kind(kind))?;
         Ok(Self { kind, fds: fds.into(), length: length as usize })
+    }
+}
+
+/// A listening socket without its descriptor.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Label {
+    /// Such as a listener's name or a setting.
+    pub name: String,
+    /// The address that was asked for.
+    pub wanted: SocketAddr,
+}
+
+impl Label {
+    /// Reads a whole payload.
+    ///
+    /// # Errors
+    /// It is no list of such.
+    pub fn decode(payload: &[u8]) -> Result<Vec<Self>, Error> {
+        serde_json::from_slice(payload).map_err(|_| Error::Payload)
     }
 }
 

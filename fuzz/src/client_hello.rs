@@ -1,0 +1,1 @@
+../../gateway/src/client_hello.rs

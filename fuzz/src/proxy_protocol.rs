@@ -1,0 +1,1 @@
+../../gateway/src/proxy_protocol.rs

@@ -1,0 +1,1 @@
+../../../gateway/src/connection/passed/state.rs

@@ -1,0 +1,1 @@
+../../gateway/src/server_hello.rs
