@@ -24,6 +24,7 @@ mod keys;
 mod kubernetes;
 mod layers;
 mod removal;
+mod security;
 mod telemetry;
 mod upstream;
 mod vm;
@@ -35,6 +36,7 @@ pub use keys::{KEYS, Key};
 pub use kubernetes::Kubernetes;
 pub use layers::{Error, Layers};
 pub use removal::Removal;
+pub use security::Security;
 pub use telemetry::{AccessLog, Format, Log, Metrics};
 pub use upstream::{HashBy, Hedge, Upstream, UpstreamDns};
 pub use vm::Vm;
@@ -68,6 +70,7 @@ pub struct Settings {
     pub log: Log,
     pub drain: Drain,
     pub restart: Restart,
+    pub security: Security,
 }
 
 /// The gateway's own TLS.

@@ -37,6 +37,7 @@ pub mod monitor;
 pub mod overload;
 pub mod readiness;
 pub mod restart;
+pub mod sandbox;
 pub mod shed;
 pub mod signals;
 pub mod telemetry;

@@ -10,7 +10,9 @@ use eastgate::args::{
     self, AuditArgs, CheckArgs, Command, ConfigArgs, DnsArgs, Eastgate, EnvoyArgs, VmCommand,
 };
 use eastgate::restart::{self, Sockets};
-use eastgate::{app, check, demo, explain_command, register, signals, telemetry, terminal, vm, xds_command};
+use eastgate::{
+    app, check, demo, explain_command, register, sandbox, signals, telemetry, terminal, vm, xds_command,
+};
 use eastgate_config::bootstrap::Settings;
 use hyper::Method;
 use sd_notify::NotifyState;
@@ -143,13 +145,21 @@ fn replace(socket: bool) {
             });
         }
         Err(error) => {
-            tracing::error!(%error, program = %program.display(), "cannot start a new process; this one goes on")
+            let remedy = match error.kind() {
+                std::io::ErrorKind::PermissionDenied => {
+                    "start it yourself; security.landlock and .seccomp forbid it here"
+                }
+                _ => "see to the program",
+            };
+            tracing::error!(%error, program = %program.display(), remedy, "cannot start a new process; this one goes on")
         }
     }
 }
 
 fn gateway(settings: Settings) -> anyhow::Result<ExitCode> {
     telemetry::start(&settings.log)?;
+    // Before there is another thread, for those that come to be later are in it, too.
+    sandbox::enter(&settings)?;
     let sockets = Sockets::from_environment().context("a socket that systemd gave cannot be used")?;
     let runtime = control_runtime()?;
     let ended = runtime.block_on(async {

@@ -21,6 +21,7 @@ const ROWS: &[&[&str]] = &[
         "kubernetes",
         "readiness",
         "restart",
+        "sandbox",
         "signals",
         "telemetry",
     ],

@@ -319,4 +319,16 @@ pub const KEYS: &[Key] = &[
         "restart.socket",
         "a Unix socket where a new process takes over from this one without losing a connection; empty: none",
     ),
+    key(
+        "security.landlock",
+        "keep the process from all files but those that the settings name and the system's libraries, resolver and roots",
+    ),
+    key(
+        "security.seccomp",
+        "keep the process from system calls that it has no use for, such as execve; no program is started any more",
+    ),
+    key(
+        "security.readable",
+        "with security.landlock, further files and directories to be read, such as those that DestinationRules name",
+    ),
 ];
