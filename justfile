@@ -49,6 +49,18 @@ lint:
     cargo clippy --workspace --all-targets -- -D warnings
     RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps
 
+# Every parser of foreign bytes under libFuzzer, for so many seconds each; wants a C++ compiler
+fuzz SECONDS="300" *TARGETS:
+    .ci/fuzz {{SECONDS}} {{TARGETS}}
+
+# The tests of these parsers under Miri, which wants a nightly toolchain with `miri` and `rust-src`; takes minutes
+miri *FILTER:
+    .ci/miri {{FILTER}}
+
+# What the binaries are made of, as CycloneDX in target/sbom, and known vulnerabilities where the database can be reached
+sbom:
+    .ci/sbom
+
 # What a mesh of 10,000 clusters costs: seconds, memory, shares of a core, latency; then the first of it under criterion
 scale:
     cargo build --release --bin eastgate
