@@ -53,6 +53,10 @@ lint:
 fuzz SECONDS="300" *TARGETS:
     .ci/fuzz {{SECONDS}} {{TARGETS}}
 
+# Strange requests at the admin port, so many out of this seed
+admin-requests COUNT="100000" SEED="1":
+    ADMIN_REQUESTS={{COUNT}} ADMIN_SEED={{SEED}} cargo test -p eastgate --test admin_requests -- --nocapture
+
 # The tests of these parsers under Miri, which wants a nightly toolchain with `miri` and `rust-src`; takes minutes
 miri *FILTER:
     .ci/miri {{FILTER}}

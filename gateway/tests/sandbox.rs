@@ -179,7 +179,9 @@ async fn the_main_job_reloads_the_admin_port_and_a_hot_restart_work_in_it() {
     // A new file is seen, and read.
     std::fs::write(path("mesh/more.json"), named_service("more").to_string()).unwrap();
     first.until("/config_dump?include_snapshot", |text| text.contains("more.bar.svc")).await;
-    for page in ["/ready", "/stats/prometheus", "/clusters?format=json", "/audit", "/names?format=json", "/xds"] {
+    for page in
+        ["/ready", "/stats/prometheus", "/clusters?format=json", "/audit", "/names?format=json", "/xds"]
+    {
         assert!(!first.admin(page).await.is_empty(), "{page}");
     }
     assert!(first.metric("open_files").await > 0.0 && first.metric("memory_bytes").await > 0.0);

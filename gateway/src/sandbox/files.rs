@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
-use eastgate_config::bootstrap::Settings;
+use eastgate_config::bootstrap::{AdminAddress, Settings};
 use landlock::{
     ABI, Access, AccessFs, BitFlags, Ruleset, RulesetAttr, RulesetCreatedAttr, RulesetStatus, make_bitflags,
     path_beneath_rules,
@@ -133,6 +133,10 @@ fn left(settings: &Settings, variable: impl Fn(&str) -> Option<OsString>) -> BTr
     let mut files: Vec<PathBuf> = xds.root_paths.clone();
     files.extend([&xds.token_path, &xds.certificate_path, &xds.key_path].into_iter().flatten().cloned());
     files.extend(settings.source.xds_file.clone());
+    let admin = &settings.admin;
+    files.extend(
+        [&admin.tls_cert_path, &admin.tls_key_path, &admin.token_path].into_iter().flatten().cloned(),
+    );
     files.extend(variable("SSL_CERT_FILE").map(PathBuf::from));
     left.extend(variable("SSL_CERT_DIR").iter().flat_map(std::env::split_paths).map(|path| read(&path)));
     match settings.source.kubernetes.config.as_deref() {
@@ -153,8 +157,12 @@ fn left(settings: &Settings, variable: impl Fn(&str) -> Option<OsString>) -> BTr
     let log = Some(&settings.access_log.path).filter(|path| !matches!(path.as_str(), "" | "-"));
     left.extend(log.map(|path| (Use::Log, around(path.as_ref()))));
     left.extend(xds.state_dir.iter().map(|path| (Use::State, path.clone())));
-    let meeting = settings.restart.socket.as_deref().map(|path| (Use::Meet, directory(path)));
-    left.extend(meeting);
+    let admin = match &admin.address {
+        AdminAddress::Unix(path) => Some(path),
+        AdminAddress::Tcp(_) => None,
+    };
+    let sockets = settings.restart.socket.iter().chain(admin);
+    left.extend(sockets.map(|path| (Use::Meet, directory(path))));
     left
 }
 
@@ -191,12 +199,16 @@ mod tests {
         settings.access_log.path = "/var/log/eastgate/access".into();
         settings.xds.state_dir = Some("/var/lib/eastgate".into());
         settings.restart = Restart { socket: Some("/run/eastgate/restart".into()) };
+        settings.admin.address = AdminAddress::Unix("/run/admin/socket".into());
+        settings.admin.token_path = Some("/etc/eastgate/token".into());
         settings.security.readable = vec!["/etc/mesh-certificates".into()];
         let expected = [
+            (Use::Read, "/etc/eastgate"),
             (Use::Read, "/etc/mesh-certificates"),
             (Use::Read, "/srv/mesh"),
             (Use::Log, "/var/log/eastgate"),
             (Use::State, "/var/lib/eastgate"),
+            (Use::Meet, "/run/admin"),
             (Use::Meet, "/run/eastgate"),
         ];
         assert_eq!(paths(&settings), expected.map(|(way, path)| (way, path.to_owned())));
