@@ -89,6 +89,15 @@ seed-walk:
     cargo build -p eastgate-loadtest --bin eastgate-loadtest
     E2E=required cargo test -p eastgate --test seed_walk -- --nocapture
 
+# Faults under load, and what became of every connection; as root. A fault lasts for so many connections
+chaos CONNECTIONS="1000":
+    cargo build -p eastgate-loadtest --bin eastgate-loadtest
+    CHAOS_CONNECTIONS={{CONNECTIONS}} E2E=required cargo test -p eastgate --test chaos no_connection -- --ignored --nocapture
+
+# Work of all kinds for so many minutes; fails if memory, file descriptors or threads grow
+soak MINUTES="30":
+    SOAK_MINUTES={{MINUTES}} cargo test --release -p eastgate --test soak -- --ignored --nocapture
+
 # DNS under dnsperf, over UDP and TCP: queries per second, and no answer lost
 dns-load SECONDS="10":
     DNSPERF_SECONDS={{SECONDS}} E2E=required cargo test --release -p eastgate --test dns_clients dnsperf -- --nocapture
@@ -112,6 +121,16 @@ integrity BYTES="10737418240":
 eds-churn SECONDS="10":
     cargo build --release --bin eastgate --bin eastgate-loadtest
     loadtest/eds-churn {{SECONDS}}
+
+# Hot restarts under an open loop of new connections a second; fails if one is lost
+restarts RATE="2000" RESTARTS="20":
+    cargo build --release --bin eastgate --bin eastgate-loadtest
+    loadtest/restarts {{RATE}} {{RESTARTS}}
+
+# An honest client beside many that drip their ClientHello, a byte each so many milliseconds; fails if it is delayed by more than 10 ms at p99
+slowloris CLIENTS="8000" MILLISECONDS="1000":
+    cargo build --release --bin eastgate --bin eastgate-loadtest
+    loadtest/slowloris {{CLIENTS}} {{MILLISECONDS}}
 
 # Where the gateway's time goes under new connections: target/flamegraph.svg (wants perf and `cargo install inferno`)
 flamegraph SECONDS="10":
