@@ -39,6 +39,10 @@ e2e-kubernetes:
 e2e-judge:
     .ci/e2e judge
 
+# The admin port against its own description (schemathesis), and the status page in Chromium; --screenshots docs renews its pictures
+e2e-admin *ARGS:
+    .ci/e2e admin {{ARGS}}
+
 # 10,000 connections for each policy through Envoy and through Eastgate, compared endpoint by endpoint
 e2e-distribution:
     .ci/e2e distribution

@@ -139,6 +139,9 @@ pub struct DnsArgs {
     /// The record type, such as AAAA
     #[arg(short = 't', long = "type", default_value = "A")]
     pub kind: String,
+    /// Print text or JSON
+    #[arg(short, long, default_value = "text", value_parser = ["text", "json"])]
+    pub output: String,
     #[command(flatten)]
     #[allow(missing_docs)]
     pub settings: SettingsArgs,

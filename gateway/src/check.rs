@@ -88,11 +88,16 @@ pub fn dns(
     kind: &str,
     settings: &Settings,
     options: &Options,
+    as_json: bool,
 ) -> anyhow::Result<ExitCode> {
     let dir = settings.source.mesh_dir.as_deref();
     let dir = dir.context("give --mesh-dir DIR with the resources that say the names")?;
     let names = snapshot(dir, options)?.1.names.unwrap_or_default();
     let Some(name) = name else {
+        if as_json {
+            println!("{:#}", json!(names));
+            return Ok(ExitCode::SUCCESS);
+        }
         for (host, name) in names.iter() {
             let addresses: Vec<_> = name.addresses.iter().map(ToString::to_string).collect();
             println!("{host} {}{}", addresses.join(" "), if name.automatic { " (automatic)" } else { "" });
@@ -100,7 +105,12 @@ pub fn dns(
         return Ok(ExitCode::SUCCESS);
     };
     let text = dns::look_up(name, kind, &names, &settings.dns)?;
-    print!("{text}");
+    match text.split_once('\n') {
+        Some((code, records)) if as_json => {
+            println!("{:#}", json!({ "code": code, "records": records.lines().collect::<Vec<_>>() }));
+        }
+        _ => print!("{text}"),
+    }
     Ok(if text.contains("NOERROR") { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 

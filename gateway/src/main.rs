@@ -56,9 +56,9 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
             let settings = args::SettingsArgs::default().settings(std::env::vars())?;
             check::explain(&args, &app::options(&settings)?)
         }
-        Command::Dns(DnsArgs { name, kind, settings }) => {
+        Command::Dns(DnsArgs { name, kind, output, settings }) => {
             let settings = settings.settings(std::env::vars())?;
-            check::dns(name.as_deref(), &kind, &settings, &app::options(&settings)?)
+            check::dns(name.as_deref(), &kind, &settings, &app::options(&settings)?, output == "json")
         }
         Command::Xds(args) => control_runtime()?.block_on(xds_command::run(&args)),
         Command::Status(args) => control_runtime()?.block_on(terminal::status(&args)),

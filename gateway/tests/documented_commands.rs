@@ -116,7 +116,7 @@ fn what_is_not_run_says_why() {
             let why = block.not_run.as_deref().is_some_and(|why| why.len() > 10);
             let at = format!("{path}:{}", block.line);
             assert!(
-                why != !block.machine.is_empty(),
+                why == block.machine.is_empty(),
                 "{at}: give it walk=local, or <!-- not run: WHY --> above it, and not both"
             );
             let machine = block.machine.as_str();

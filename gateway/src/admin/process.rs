@@ -78,6 +78,7 @@ pub(super) async fn server_info(State(sight): State<Sight>) -> Json<Value> {
         "version": concat!("eastgate/", env!("CARGO_PKG_VERSION")),
         "state": state,
         "waiting_for": waiting,
+        "control_plane": sight.xds.is_some(),
         "uptime_current_epoch": uptime,
         "uptime_all_epochs": uptime,
         "hot_restart_version": restart_version(&sight),
