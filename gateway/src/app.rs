@@ -127,7 +127,7 @@ impl App {
         let readiness = Readiness::new(metrics.ready.clone());
         let first_table = readiness.wait_for("the first table and its listeners");
         let table = Arc::new(ArcSwap::from_pointee(Table::empty(process(&settings))));
-        metrics.register(ClusterMetrics::new(Arc::clone(&table))?)?;
+        ClusterMetrics::all(&table)?.into_iter().try_for_each(|family| metrics.register_large(family))?;
 
         let (access_log, log_writer) =
             AccessLog::open(&settings.access_log, metrics.access_log_dropped.clone())?;

@@ -6,8 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use prometheus::core::{Collector, Desc};
 use prometheus::proto::MetricFamily;
 use prometheus::{
-    Encoder, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
-    TextEncoder,
+    Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder,
 };
 
 mod dns;
@@ -38,8 +37,8 @@ const NAMESPACE: &str = "eastgate";
 #[derive(Debug, Clone)]
 pub struct Metrics {
     registry: Registry,
-    /// What bears names that others have given.
-    foreign: Registry,
+    /// Those of many samples, each by itself, so that no two of them are in memory at once.
+    large: Arc<Mutex<Vec<Registry>>>,
     described: Arc<Mutex<Vec<Description>>>,
     /// Connections from clients.
     pub downstream: Downstream,
@@ -133,7 +132,7 @@ impl Metrics {
             )?,
             ready: made.gauge("ready", "1 when /ready says yes")?,
             registry,
-            foreign: Registry::new(),
+            large: Arc::default(),
             described,
         })
     }
@@ -150,7 +149,7 @@ impl Metrics {
         self.downstream.listener(name)
     }
 
-    /// Adds something that counts for itself, such as the table's clusters.
+    /// Adds something that counts for itself.
     ///
     /// # Errors
     /// Its name is taken.
@@ -158,33 +157,49 @@ impl Metrics {
         Made(&self.registry, &self.described).register(collector)
     }
 
-    /// Adds something that counts for itself and whose names are not ours: Istio's and Envoy's.
+    /// Adds something that counts for itself and has a sample, or some, for each cluster.
     ///
     /// # Errors
-    /// Its name is taken.
-    pub fn register_foreign(&self, collector: impl Collector + 'static) -> Result<(), prometheus::Error> {
-        let descriptions: Vec<_> =
-            collector.desc().into_iter().map(|desc| Description::new(desc.fq_name.clone(), desc)).collect();
-        self.foreign.register(Box::new(collector))?;
-        self.described.lock().unwrap_or_else(PoisonError::into_inner).extend(descriptions);
+    /// It describes itself badly.
+    pub fn register_large(&self, collector: impl Collector + 'static) -> Result<(), prometheus::Error> {
+        let registry = Registry::new_custom(Some(NAMESPACE.into()), None)?;
+        Made(&registry, &self.described).register(collector)?;
+        self.add(registry);
         Ok(())
     }
 
-    /// Everything as it is at present, our own before what has others' names.
-    pub fn gather(&self) -> Vec<MetricFamily> {
-        let mut all = self.registry.gather();
-        all.extend(self.foreign.gather());
-        all
-    }
-
-    /// Everything, in Prometheus' text format.
+    /// The same, of names that are not ours: Istio's and Envoy's.
     ///
     /// # Errors
-    /// A collector gave a family that cannot be written.
-    pub fn render(&self) -> Result<String, prometheus::Error> {
-        let mut text = Vec::new();
-        TextEncoder::new().encode(&self.gather(), &mut text)?;
-        Ok(String::from_utf8_lossy(&text).into_owned())
+    /// It describes itself badly.
+    pub fn register_foreign(&self, collector: impl Collector + 'static) -> Result<(), prometheus::Error> {
+        let descriptions: Vec<_> =
+            collector.desc().into_iter().map(|desc| Description::new(desc.fq_name.clone(), desc)).collect();
+        let registry = Registry::new();
+        registry.register(Box::new(collector))?;
+        self.described.lock().unwrap_or_else(PoisonError::into_inner).extend(descriptions);
+        self.add(registry);
+        Ok(())
+    }
+
+    fn add(&self, registry: Registry) {
+        self.large.lock().unwrap_or_else(PoisonError::into_inner).push(registry);
+    }
+
+    fn registries(&self) -> impl Iterator<Item = Registry> + Send + use<> {
+        let large = self.large.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        std::iter::once(self.registry.clone()).chain(large)
+    }
+
+    /// Everything as it is when it is come to, our own before what has others' names.
+    pub fn gather(&self) -> impl Iterator<Item = MetricFamily> {
+        self.registries().flat_map(|registry| registry.gather())
+    }
+
+    /// Everything, in Prometheus' text format, in pieces that are made as they are asked for: in a mesh of ten thousand
+    /// clusters all of it at once would be as much memory as the table.
+    pub fn render(&self) -> impl Iterator<Item = Result<String, prometheus::Error>> + Send + use<> {
+        self.registries().map(|registry| TextEncoder::new().encode_to_string(&registry.gather()))
     }
 }
 
@@ -237,7 +252,7 @@ mod tests {
     fn everything_registers_and_renders_under_one_prefix() {
         let metrics = Metrics::new().unwrap();
         metrics.listener("0.0.0.0_15443").close(Flag::Ordinary, true);
-        let text = metrics.render().unwrap();
+        let text: String = metrics.render().collect::<Result<_, _>>().unwrap();
         assert!(text.contains(
             "eastgate_downstream_connections_closed_total{flag=\"-\",listener=\"0.0.0.0_15443\"} 1"
         ));

@@ -47,7 +47,9 @@ fn the_page_of_settings_is_fresh() {
 fn the_page_of_metrics_is_fresh() {
     let metrics = Metrics::new().unwrap();
     let table = Arc::new(ArcSwap::from_pointee(Table::default()));
-    metrics.register(ClusterMetrics::new(Arc::clone(&table)).unwrap()).unwrap();
+    for family in ClusterMetrics::all(&table).unwrap() {
+        metrics.register_large(family).unwrap();
+    }
     dialects::register(&metrics, &table, (&Settings::default(), &Node::default()), 1).unwrap();
     let mut page = format!(
         "# Metrics\n\n{MADE}\n\nAt `/stats/prometheus` of `admin.address`, and of `admin.metrics_address` for scrapers from outside. Labels come from small \

@@ -37,6 +37,11 @@ fn out_for(cluster: &Cluster, reason: Out) -> u64 {
     endpoints.filter(|endpoint| endpoint.stats.out().any(|out| out == reason)).count() as u64
 }
 
+/// Of clusters that connections were led to alone: most of a large mesh never see one.
+fn if_used(cluster: &Cluster, values: impl FnOnce(&Stats) -> Vec<Sample>) -> Vec<Sample> {
+    cluster.stats.used().map(|_| values(&cluster.stats)).unwrap_or_default()
+}
+
 /// Of clusters with outlier detection alone.
 fn if_watched(cluster: &Cluster, values: impl FnOnce() -> Vec<Sample>) -> Vec<Sample> {
     cluster.config.outlier_detection.as_ref().map(|_| values()).unwrap_or_default()
@@ -53,29 +58,30 @@ const FAMILIES: &[Family] = &[
         name: "upstream_connections_active",
         help: "Connections open",
         kind: MetricType::GAUGE,
-        values: |cluster| one(cluster.stats.active() as u64),
+        values: |cluster| if_used(cluster, |stats| one(stats.active() as u64)),
     },
     Family {
         name: "upstream_connections_total",
         help: "Connections established",
         kind: MetricType::COUNTER,
-        values: |cluster| one(cluster.stats.connected.load(Relaxed)),
+        values: |cluster| if_used(cluster, |stats| one(stats.connected.load(Relaxed))),
     },
     Family {
         name: "upstream_connect_failures_total",
         help: "Connections or attempts that failed, by reason",
         kind: MetricType::COUNTER,
         values: |cluster| {
-            let Stats { refused, timed_out, no_endpoint, endpoint_full, .. } = &*cluster.stats;
-            let reasons = [
-                ("refused", refused),
-                ("timeout", timed_out),
-                ("no_endpoint", no_endpoint),
-                ("endpoint_full", endpoint_full),
-            ];
-            let overflows = Limit::ALL.map(|limit| (limit.overflow(), cluster.stats.overflow(limit)));
-            let reasons = reasons.into_iter().chain(overflows);
-            reasons.map(|(reason, count)| (Some(("reason", reason)), count.load(Relaxed))).collect()
+            if_used(cluster, |stats| {
+                let reasons = [
+                    ("refused", &stats.refused),
+                    ("timeout", &stats.timed_out),
+                    ("no_endpoint", &stats.no_endpoint),
+                    ("endpoint_full", &stats.endpoint_full),
+                ];
+                let overflows = Limit::ALL.map(|limit| (limit.overflow(), stats.overflow(limit)));
+                let reasons = reasons.into_iter().chain(overflows);
+                reasons.map(|(reason, count)| (Some(("reason", reason)), count.load(Relaxed))).collect()
+            })
         },
     },
     Family {
@@ -83,8 +89,10 @@ const FAMILIES: &[Family] = &[
         help: "Attempts begun beside one that was silent, and those that answered before it",
         kind: MetricType::COUNTER,
         values: |cluster| {
-            let hedges = [("begun", &cluster.stats.hedged), ("won", &cluster.stats.hedge_won)];
-            hedges.map(|(what, count)| (Some(("what", what)), count.load(Relaxed))).into()
+            if_used(cluster, |stats| {
+                let hedges = [("begun", &stats.hedged), ("won", &stats.hedge_won)];
+                hedges.map(|(what, count)| (Some(("what", what)), count.load(Relaxed))).into()
+            })
         },
     },
     Family {
@@ -92,8 +100,10 @@ const FAMILIES: &[Family] = &[
         help: "ClientHellos sent, by what the endpoint did first",
         kind: MetricType::COUNTER,
         values: |cluster| {
-            let kinds = Outcome::KINDS.into_iter().zip(cluster.stats.hellos.counts());
-            kinds.map(|(kind, count)| (Some(("outcome", kind)), count)).collect()
+            if_used(cluster, |stats| {
+                let kinds = Outcome::KINDS.into_iter().zip(stats.hellos.counts());
+                kinds.map(|(kind, count)| (Some(("outcome", kind)), count)).collect()
+            })
         },
     },
     Family {
@@ -101,8 +111,10 @@ const FAMILIES: &[Family] = &[
         help: "Bytes relayed",
         kind: MetricType::COUNTER,
         values: |cluster| {
-            let ways = [("to_upstream", &cluster.stats.to_upstream), ("to_client", &cluster.stats.to_client)];
-            ways.map(|(direction, count)| (Some(("direction", direction)), count.load(Relaxed))).into()
+            if_used(cluster, |stats| {
+                let ways = [("to_upstream", &stats.to_upstream), ("to_client", &stats.to_client)];
+                ways.map(|(direction, count)| (Some(("direction", direction)), count.load(Relaxed))).into()
+            })
         },
     },
     Family {
@@ -190,38 +202,38 @@ const FAMILIES: &[Family] = &[
     },
 ];
 
-/// Collects from whatever table is in use.
+/// Collects one of the families from whatever table is in use.
 #[derive(Debug)]
 pub struct ClusterMetrics {
+    family: &'static Family,
     table: Arc<ArcSwap<Table>>,
-    descriptions: Vec<Desc>,
+    description: Desc,
 }
 
 impl ClusterMetrics {
-    /// Of the tables that are swapped in here.
+    /// All that there are, of the tables that are swapped in here.
     ///
     /// # Errors
     /// A name or label is not allowed, which is a bug that any test finds.
-    pub fn new(table: Arc<ArcSwap<Table>>) -> Result<Self, prometheus::Error> {
-        let describe = |family: &Family| {
-            Desc::new(family.name.into(), family.help.into(), vec!["cluster".into()], HashMap::new())
+    pub fn all(table: &Arc<ArcSwap<Table>>) -> Result<Vec<Self>, prometheus::Error> {
+        let collector = |family: &'static Family| {
+            let (name, help, labels) = (family.name.into(), family.help.into(), vec!["cluster".into()]);
+            let description = Desc::new(name, help, labels, HashMap::new())?;
+            Ok(Self { family, table: Arc::clone(table), description })
         };
-        Ok(Self { table, descriptions: FAMILIES.iter().map(describe).collect::<Result<_, _>>()? })
+        FAMILIES.iter().map(collector).collect()
     }
 }
 
 impl Collector for ClusterMetrics {
     fn desc(&self) -> Vec<&Desc> {
-        self.descriptions.iter().collect()
+        vec![&self.description]
     }
 
     fn collect(&self) -> Vec<MetricFamily> {
         let table = self.table.load_full();
-        FAMILIES
-            .iter()
-            .map(|family| collect(family, &table))
-            .filter(|family| !family.get_metric().is_empty())
-            .collect()
+        let family = collect(self.family, &table);
+        if family.get_metric().is_empty() { Vec::new() } else { vec![family] }
     }
 }
 

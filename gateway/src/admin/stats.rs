@@ -1,5 +1,6 @@
 //! `/stats`: metrics one a line, as JSON, or for Prometheus.
 
+use axum::body::Body;
 use axum::extract::{Query, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Json, Response};
@@ -22,10 +23,8 @@ pub(super) struct Selection {
 }
 
 pub(super) async fn prometheus(State(sight): State<Sight>) -> Response {
-    match sight.metrics.render() {
-        Ok(text) => ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], text).into_response(),
-        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")).into_response(),
-    }
+    let pieces = Body::from_stream(tokio_stream::iter(sight.metrics.render()));
+    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], pieces).into_response()
 }
 
 pub(super) async fn all(State(sight): State<Sight>, Query(selection): Query<Selection>) -> Response {
@@ -38,7 +37,7 @@ pub(super) async fn all(State(sight): State<Sight>, Query(selection): Query<Sele
         filter.as_ref().is_none_or(|filter| filter.is_match(name))
             && (selection.usedonly.is_none() || *value != 0.0)
     };
-    let stats = || sight.metrics.gather().into_iter().flat_map(|family| samples(&family)).filter(keep);
+    let stats = || sight.metrics.gather().flat_map(|family| samples(&family)).filter(keep);
     match format {
         "prometheus" => prometheus(State(sight)).await,
         "json" => {
