@@ -37,7 +37,7 @@ pub use kubernetes::Kubernetes;
 pub use layers::{Error, Layers};
 pub use removal::Removal;
 pub use security::Security;
-pub use telemetry::{AccessLog, Format, Log, Metrics};
+pub use telemetry::{AccessLog, Format, Log, Metrics, Otlp};
 pub use upstream::{HashBy, Hedge, Upstream, UpstreamDns};
 pub use vm::Vm;
 pub use xds::Xds;
@@ -67,6 +67,7 @@ pub struct Settings {
     pub admin: Admin,
     pub access_log: AccessLog,
     pub metrics: Metrics,
+    pub otlp: Otlp,
     pub log: Log,
     pub drain: Drain,
     pub restart: Restart,

@@ -23,6 +23,7 @@ mod write;
 pub use line::{Error, Shape};
 use record::Extra;
 pub use record::{Micros, Open, Record};
+pub use write::Also;
 use write::{Message, Out, write};
 
 /// Records that wait for the writer.
@@ -66,11 +67,15 @@ impl Filter {
 static CONNECTIONS: AtomicU64 = AtomicU64::new(0);
 
 impl AccessLog {
-    /// Opens the log and starts its writer.
+    /// Opens the log and starts its writer, which passes records on.
     ///
     /// # Errors
     /// The file cannot be opened for appending, or the format is none.
-    pub fn open(settings: &bootstrap::AccessLog, dropped: IntCounter) -> Result<(Self, Writer), Error> {
+    pub fn open(
+        settings: &bootstrap::AccessLog,
+        also: Option<Also>,
+        dropped: IntCounter,
+    ) -> Result<(Self, Writer), Error> {
         let shape = Shape::new(settings)?;
         let wants_extra = shape.wants_extra();
         let out = Out::open(&settings.path)
@@ -82,12 +87,14 @@ impl AccessLog {
         };
         let reopen = Arc::new(AtomicBool::new(false));
         let mut queue = Queue { messages: None, reopen, filter, wants_extra, dropped };
-        let Some(out) = out else { return Ok((Self(Arc::new(queue)), Writer(None))) };
+        if out.is_nowhere() && also.is_none() {
+            return Ok((Self(Arc::new(queue)), Writer(None)));
+        }
         let (sender, messages) = sync_channel(QUEUE);
         queue.messages = Some(sender);
         let (reopen, lost) = (Arc::clone(&queue.reopen), queue.dropped.clone());
         let thread = std::thread::Builder::new().name("access-log".into());
-        let thread = thread.spawn(move || write(&messages, out, &shape, &reopen, &lost));
+        let thread = thread.spawn(move || write(&messages, out, &shape, &reopen, (&lost, also.as_ref())));
         let thread = thread.map_err(|source| Error::Open { path: settings.path.clone(), source })?;
         Ok((Self(Arc::new(queue)), Writer(Some(thread))))
     }

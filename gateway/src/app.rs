@@ -18,7 +18,6 @@ use tokio::task::{JoinError, JoinSet};
 
 use crate::accept::ports::Ports;
 use crate::accept::{self, Admission, Threads};
-use crate::access_log::{self, AccessLog};
 use crate::admin::{self, ClusterMetrics, Orders, Sight, port};
 use crate::closing::{self, Closed, Closing};
 use crate::control_plane::Handle;
@@ -43,10 +42,12 @@ use crate::{dialects, dns};
 
 mod handover;
 mod listening;
+mod recording;
 mod sources;
 
 use handover::Handover;
 use listening::listen;
+use recording::Recording;
 use sources::source;
 
 /// What readiness waits for once the gateway leaves.
@@ -72,8 +73,7 @@ pub struct App {
     phase: watch::Sender<Phase>,
     quit: Arc<Notify>,
     leaving: Arc<Leaving>,
-    log_writer: access_log::Writer,
-    reopener: access_log::Reopener,
+    recording: Recording,
     drain: Drain,
     /// Held once the gateway is to leave.
     fading: Option<Wait>,
@@ -129,9 +129,7 @@ impl App {
         let table = Arc::new(ArcSwap::from_pointee(Table::empty(process(&settings))));
         ClusterMetrics::all(&table)?.into_iter().try_for_each(|family| metrics.register_large(family))?;
 
-        let (access_log, log_writer) =
-            AccessLog::open(&settings.access_log, metrics.access_log_dropped.clone())?;
-        let reopener = access_log.reopener();
+        let (access_log, recording) = Recording::start(&settings, &metrics)?;
         let leaving = Arc::new(Leaving::default());
         let count = match settings.threads {
             0 => std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
@@ -254,8 +252,7 @@ impl App {
             phase,
             quit,
             leaving,
-            log_writer,
-            reopener,
+            recording,
             drain: settings.drain.clone(),
             fading: None,
             xds,
@@ -285,7 +282,7 @@ impl App {
 
     /// Has the access log's file opened anew, once it was renamed.
     pub fn reopen_log(&self) {
-        self.reopener.reopen();
+        self.recording.reopen_log();
     }
 
     /// The way to the open connections.
@@ -398,7 +395,7 @@ impl App {
         // The last of the tasks holds the data threads, and they hold the access log.
         self.tasks.shutdown().await;
         self.accepting.shutdown().await;
-        self.log_writer.finish();
+        self.recording.finish().await;
         let passed = passed.into_inner();
         Left { finished: open.saturating_sub(passed + idle + cut), passed, idle, cut }
     }

@@ -151,6 +151,13 @@ pub struct ClientHello {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RandomPrefix(u64);
 
+impl RandomPrefix {
+    /// The bytes, as one number.
+    pub fn number(self) -> u64 {
+        self.0
+    }
+}
+
 impl fmt::Display for RandomPrefix {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:016x}", self.0)

@@ -34,6 +34,7 @@ pub mod gate;
 pub mod kubernetes;
 pub mod metrics;
 pub mod monitor;
+pub mod otlp;
 pub mod overload;
 pub mod readiness;
 pub mod restart;

@@ -14,6 +14,7 @@ mod downstream;
 pub mod family;
 pub mod flag;
 mod kubernetes;
+mod otlp;
 mod overload;
 pub mod per_thread;
 mod resolve;
@@ -24,6 +25,7 @@ pub use dns::Dns;
 pub use downstream::{Counted, Downstream, Listener, OpenConnection};
 pub use flag::Flag;
 pub use kubernetes::Kubernetes;
+pub use otlp::Otlp;
 pub use overload::Overload;
 pub use resolve::Resolve;
 pub use tls::Tls;
@@ -52,6 +54,8 @@ pub struct Metrics {
     pub dns: Dns,
     /// Shortage of memory and file descriptors.
     pub overload: Overload,
+    /// Records for OpenTelemetry's collectors.
+    pub otlp: Otlp,
     /// Look-ups of endpoints' names.
     pub resolve: Resolve,
     /// The process's own end of the mesh's TLS.
@@ -123,6 +127,7 @@ impl Metrics {
             kubernetes: Kubernetes::new(&made)?,
             dns: Dns::new(&made)?,
             overload: Overload::new(&made)?,
+            otlp: Otlp::new(&made)?,
             resolve: Resolve::new(&made)?,
             tls: Tls::new(&made)?,
             access_log_dropped: made.counter("access_log_dropped_total", "Access-log records lost")?,

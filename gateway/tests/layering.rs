@@ -26,7 +26,7 @@ const ROWS: &[&[&str]] = &[
         "telemetry",
     ],
     &["upstream", "access_log", "inspect", "tls"],
-    &["failures", "open", "table"],
+    &["failures", "open", "otlp", "table"],
     &["closing", "dialects", "listener", "overload", "shed"],
     &["connection", "publish", "monitor"],
     &["accept", "source", "dns", "admin", "hello_command", "xds_command"],
@@ -107,6 +107,7 @@ fn wire_types_stay_where_they_are_decoded() {
             "gateway/src/source/xds",
             "gateway/src/dns/grpc",
             "gateway/src/monitor/probe",
+            "gateway/src/otlp",
             "gateway/tests/",
         ];
         let names = fs::read_to_string(&file).unwrap().contains("eastgate_proto::");

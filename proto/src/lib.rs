@@ -1,6 +1,6 @@
 //! Wire types and nothing else: what Envoy's xDS and Istio's own protocols send.
 //!
-//! Only `config::xds`, `gateway::source::xds`, `gateway::dns::grpc` and `gateway::monitor::probe` may name these types; the layering test holds
+//! Only `config::xds`, `gateway::source::xds`, `gateway::dns::grpc`, `gateway::monitor::probe` and `gateway::otlp` may name these types; the layering test holds
 //! that.
 
 pub use envoy_types::pb::envoy;
@@ -12,6 +12,7 @@ pub mod coredns;
 pub mod health;
 pub mod istio;
 pub mod json;
+pub mod otlp;
 
 /// The name of any xDS resource, and nothing else of it.
 ///

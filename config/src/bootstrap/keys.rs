@@ -296,6 +296,12 @@ pub const KEYS: &[Key] = &[
         "Istio's standard metrics of TCP (istio_tcp_...) beside our own, of the services that were asked for",
     ),
     key("metrics.envoy", "Envoy's names (envoy_cluster_..., envoy_listener_...) beside our own"),
+    key(
+        "otlp.address",
+        "an OpenTelemetry collector's OTLP/gRPC port, such as http://otel-collector:4317, without TLS; empty: none",
+    ),
+    key("otlp.logs", "send it a log record of each connection that the access log's filter lets through"),
+    key("otlp.traces", "send it a span of each, with its phases as spans below"),
     key("log.level", "error, warn, info, debug, or a tracing filter such as info,eastgate=debug"),
     key("log.format", "text or json"),
     key(

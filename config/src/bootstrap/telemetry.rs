@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::Error;
+use super::{Error, empty_is_none};
 use crate::duration;
 use crate::log_format::Line;
 
@@ -53,6 +53,23 @@ impl AccessLog {
             }
         }
         Ok(())
+    }
+}
+
+/// What OpenTelemetry's collectors are told.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+#[allow(missing_docs, reason = "KEYS says what each means")]
+pub struct Otlp {
+    #[serde(deserialize_with = "empty_is_none")]
+    pub address: Option<String>,
+    pub logs: bool,
+    pub traces: bool,
+}
+
+impl Default for Otlp {
+    fn default() -> Self {
+        Self { address: None, logs: true, traces: true }
     }
 }
 

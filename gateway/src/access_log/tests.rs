@@ -6,7 +6,7 @@ use super::*;
 fn log(path: &std::path::Path, format: Format) -> (AccessLog, Writer) {
     let path = path.display().to_string();
     let settings = bootstrap::AccessLog { path, format, ..bootstrap::AccessLog::default() };
-    AccessLog::open(&settings, IntCounter::new("dropped", "x").unwrap()).unwrap()
+    AccessLog::open(&settings, None, IntCounter::new("dropped", "x").unwrap()).unwrap()
 }
 
 fn lines(format: Format) -> String {
@@ -70,7 +70,7 @@ fn line_of(settings: bootstrap::AccessLog) -> String {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("log");
     let settings = bootstrap::AccessLog { path: path.display().to_string(), ..settings };
-    let (log, writer) = AccessLog::open(&settings, IntCounter::new("dropped", "x").unwrap()).unwrap();
+    let (log, writer) = AccessLog::open(&settings, None, IntCounter::new("dropped", "x").unwrap()).unwrap();
     drop(failed(&log));
     drop(log);
     writer.finish();
@@ -112,7 +112,7 @@ fn a_time_has_the_form_that_is_asked_for_if_it_is_one() {
         - parts[1].parse::<u64>().unwrap();
     assert!(age < 60, "{line}");
     let dropped = IntCounter::new("dropped", "x").unwrap();
-    let error = AccessLog::open(&of("%!"), dropped).unwrap_err();
+    let error = AccessLog::open(&of("%!"), None, dropped).unwrap_err();
     assert!(error.to_string().starts_with("%START_TIME(%!)%"), "{error}");
 }
 

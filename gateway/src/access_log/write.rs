@@ -8,6 +8,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
 use prometheus::IntCounter;
+use tokio::sync::mpsc;
 
 use super::{Record, Shape};
 
@@ -24,27 +25,54 @@ pub(super) enum Message {
     Wake,
 }
 
+/// Who gets the records after they are written.
+#[derive(Debug)]
+pub struct Also {
+    /// Never waited for.
+    pub records: mpsc::Sender<Box<Record>>,
+    /// Counts what is lost because there is no room.
+    pub dropped: IntCounter,
+}
+
 /// Where lines go.
 pub(super) enum Out {
+    Nowhere,
     Stdout(BufWriter<io::Stdout>),
     File(PathBuf, BufWriter<File>),
 }
 
 impl Out {
     /// What this path means: nothing, standard output, or a file.
-    pub(super) fn open(path: &str) -> io::Result<Option<Self>> {
+    pub(super) fn open(path: &str) -> io::Result<Self> {
         Ok(match path {
-            "" => None,
-            "-" => Some(Self::Stdout(BufWriter::with_capacity(BUFFER, io::stdout()))),
-            path => Some(Self::File(path.into(), file(&path.into())?)),
+            "" => Self::Nowhere,
+            "-" => Self::Stdout(BufWriter::with_capacity(BUFFER, io::stdout())),
+            path => Self::File(path.into(), file(&path.into())?),
         })
     }
 
-    fn writer(&mut self) -> &mut dyn Write {
+    pub(super) fn is_nowhere(&self) -> bool {
+        matches!(self, Self::Nowhere)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
         match self {
+            Self::Nowhere => Ok(()),
+            Self::Stdout(out) => out.flush(),
+            Self::File(_, out) => out.flush(),
+        }
+    }
+
+    /// Writes the record's line, in one piece, so that a disk that is full takes none of it.
+    fn write(&mut self, line: &mut Vec<u8>, shape: &Shape, record: &Record) -> io::Result<()> {
+        let out: &mut dyn Write = match self {
+            Self::Nowhere => return Ok(()),
             Self::Stdout(out) => out,
             Self::File(_, out) => out,
-        }
+        };
+        line.clear();
+        shape.line(line, record);
+        out.write_all(line)
     }
 
     /// Opens the file anew, after all that is for the old one has gone there. If that fails, the old one stays.
@@ -81,7 +109,7 @@ pub(super) fn write(
     mut out: Out,
     shape: &Shape,
     reopen: &AtomicBool,
-    lost: &IntCounter,
+    (lost, also): (&IntCounter, Option<&Also>),
 ) {
     let mut line = Vec::new();
     // When what is in the buffer has to be out.
@@ -90,18 +118,20 @@ pub(super) fn write(
         let wait = due.map_or(IDLE, |due| due.saturating_duration_since(Instant::now()));
         match messages.recv_timeout(wait) {
             Ok(Message::Record(record)) => {
-                line.clear();
-                shape.line(&mut line, &record);
-                // In one piece, so that a disk that is full takes none of it. A log that cannot be written must not end the
-                // process that it tells of.
-                if out.writer().write_all(&line).is_err() {
+                // A log that cannot be written must not end the process that it tells of.
+                if out.write(&mut line, shape, &record).is_err() {
                     lost.inc();
+                }
+                if let Some(Also { records, dropped }) = also
+                    && records.try_send(record).is_err()
+                {
+                    dropped.inc();
                 }
                 due.get_or_insert_with(|| Instant::now() + FLUSH);
             }
             Ok(Message::Wake) | Err(RecvTimeoutError::Timeout) => {}
             Err(RecvTimeoutError::Disconnected) => {
-                let _ = out.writer().flush();
+                let _ = out.flush();
                 return;
             }
         }
@@ -109,7 +139,7 @@ pub(super) fn write(
             out.reopen();
         }
         if due.is_some_and(|due| due <= Instant::now()) {
-            let _ = out.writer().flush();
+            let _ = out.flush();
             due = None;
         }
     }
