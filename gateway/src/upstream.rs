@@ -17,6 +17,7 @@ pub mod dial;
 pub mod endpoint;
 pub mod health;
 mod latency;
+mod limit;
 pub mod resolve;
 mod retry;
 pub mod state;
@@ -34,13 +35,13 @@ pub struct Upstream {
     pub endpoint: endpoint::InUse,
     /// When it was connected.
     since: Instant,
-    _established: cluster::Established,
+    _established: limit::Established,
     _held: Held,
 }
 
 /// The places that a connection takes, once it is the one that stays: among those of its cluster, of its filter chain and of
 /// its client.
-type Held = (Option<cluster::Place>, Option<Pass>, Option<ClientPass>);
+type Held = (Option<limit::Place>, Option<Pass>, Option<ClientPass>);
 
 impl Upstream {
     /// Makes it the connection that stays, which counts in all these places until it is dropped.
@@ -108,6 +109,6 @@ pub fn adopt(cluster: &Arc<Cluster>, endpoint: SocketAddr, stream: TcpStream) ->
     let endpoint = cluster.endpoints.iter().find(|known| known.address == endpoint)?;
     let endpoint = endpoint::InUse::take(endpoint, 0, 0)?.connected();
     let held = (Some(cluster.extra_place()), None, None);
-    let _established = cluster::Established::of(cluster);
+    let _established = limit::Established::of(cluster);
     Some(Upstream { stream, endpoint, since: Instant::now(), _established, _held: held })
 }

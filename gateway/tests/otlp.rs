@@ -69,7 +69,8 @@ impl Collector {
     async fn hear(&mut self, spans: usize, logs: usize) -> (Vec<Value>, Vec<Value>) {
         let (mut all_spans, mut all_logs) = (Vec::new(), Vec::new());
         while all_spans.len() < spans || all_logs.len() < logs {
-            let message = timeout(PATIENCE, self.said.recv()).await.expect("the collector is told in time").unwrap();
+            let message =
+                timeout(PATIENCE, self.said.recv()).await.expect("the collector is told in time").unwrap();
             let each = |outer: &str, middle: &str, inner: &str| -> Vec<Value> {
                 let found = message[outer].as_array().cloned().unwrap_or_default();
                 let found = found.iter().flat_map(|one| one[middle].as_array().cloned().unwrap_or_default());

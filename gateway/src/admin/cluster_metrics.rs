@@ -31,12 +31,6 @@ fn one(value: u64) -> Vec<Sample> {
     vec![(None, value)]
 }
 
-/// The endpoints that are out for this reason.
-fn out_for(cluster: &Cluster, reason: Out) -> u64 {
-    let endpoints = cluster.endpoints.iter();
-    endpoints.filter(|endpoint| endpoint.stats.out().any(|out| out == reason)).count() as u64
-}
-
 /// Of clusters that connections were led to alone: most of a large mesh never see one.
 fn if_used(cluster: &Cluster, values: impl FnOnce(&Stats) -> Vec<Sample>) -> Vec<Sample> {
     cluster.stats.used().map(|_| values(&cluster.stats)).unwrap_or_default()
@@ -141,7 +135,7 @@ const FAMILIES: &[Family] = &[
         name: "outlier_detection_ejections_active",
         help: "Endpoints that are ejected",
         kind: MetricType::GAUGE,
-        values: |cluster| if_watched(cluster, || one(out_for(cluster, Out::Outlier))),
+        values: |cluster| if_watched(cluster, || one(cluster.out_for(Out::Outlier))),
     },
     Family {
         name: "outlier_detection_ejections_detected_total",
@@ -197,7 +191,7 @@ const FAMILIES: &[Family] = &[
         kind: MetricType::GAUGE,
         values: |cluster| {
             let all = cluster.endpoints.len() as u64;
-            if_checked(cluster, |_| all - out_for(cluster, Out::FailedCheck))
+            if_checked(cluster, |_| all - cluster.out_for(Out::FailedCheck))
         },
     },
 ];

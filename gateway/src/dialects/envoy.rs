@@ -109,7 +109,7 @@ const CLUSTERS: &[OfUsage] = &[
 /// Of clusters with outlier detection.
 const OUTLIERS: &[OfCluster] = &[
     (("envoy_cluster_outlier_detection_ejections_active", "Endpoints that are ejected", GAUGE), |cluster| {
-        out_for(cluster, Out::Outlier)
+        cluster.out_for(Out::Outlier)
     }),
     (("envoy_cluster_outlier_detection_ejections_enforced_total", "Endpoints ejected", COUNTER), |cluster| {
         cluster.stats.ejections.counts().map(|(_, done, _)| done).sum()
@@ -136,7 +136,7 @@ const CHECKS: &[OfCluster] = &[
         cluster.stats.checks.failures.load(Relaxed)
     }),
     (("envoy_cluster_health_check_healthy", "Endpoints that pass their checks", GAUGE), |cluster| {
-        cluster.endpoints.len() as u64 - out_for(cluster, Out::FailedCheck)
+        cluster.endpoints.len() as u64 - cluster.out_for(Out::FailedCheck)
     }),
 ];
 
@@ -264,11 +264,6 @@ fn failed(cluster: &Cluster) -> u64 {
 fn members(cluster: &Cluster, health: Health) -> u64 {
     let endpoints = cluster.endpoints.iter();
     endpoints.filter(|endpoint| endpoint.health == health && endpoint.takes_connections()).count() as u64
-}
-
-fn out_for(cluster: &Cluster, reason: Out) -> u64 {
-    let endpoints = cluster.endpoints.iter();
-    endpoints.filter(|endpoint| endpoint.stats.out().any(|out| out == reason)).count() as u64
 }
 
 /// What is told of the process that its metrics do not know.

@@ -12,9 +12,10 @@ use eastgate_config::bootstrap;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep_until};
 
-use super::cluster::{Cluster, Established, Limit, Place};
+use super::cluster::{Cluster, Limit};
 use super::endpoint::{Endpoint, InUse};
 use super::health::Outcome;
+use super::limit::{Established, Place};
 use super::{Error, Held, Upstream, dial, health, retry};
 
 /// How soon a retry that the budget did not allow is asked for again, at most and at random.

@@ -17,6 +17,8 @@ use super::balance::{Balancer, Process, Terms};
 use super::connect_time::ConnectTime;
 use super::endpoint::{self, Endpoint, Out};
 use super::health::{Alarm, CheckCounts, Ejections, Hellos};
+pub use super::limit::Limit;
+use super::limit::Place;
 use super::resolve::Wanted;
 use super::{Error, retry};
 use crate::metrics::Usage;
@@ -104,86 +106,12 @@ impl Stats {
         }
     }
 
-    fn inside(&self, limit: Limit) -> &AtomicUsize {
+    pub(super) fn inside(&self, limit: Limit) -> &AtomicUsize {
         match limit {
             Limit::Connections => &self.active,
             Limit::Pending => &self.pending,
             Limit::Retries => &self.retrying,
         }
-    }
-}
-
-/// What a cluster has a limited number of (Envoy's circuit breakers).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Limit {
-    /// Connections, those that are being made included.
-    Connections,
-    /// Connections for which an endpoint is being sought.
-    Pending,
-    /// Attempts other than a connection's first.
-    Retries,
-}
-
-impl Limit {
-    /// All of them.
-    pub const ALL: [Self; 3] = [Self::Connections, Self::Pending, Self::Retries];
-
-    /// For people.
-    pub fn what(self) -> &'static str {
-        match self {
-            Self::Connections => "connections",
-            Self::Pending => "connections that wait for an endpoint",
-            Self::Retries => "retries",
-        }
-    }
-
-    /// Where it is set.
-    pub fn field(self) -> &'static str {
-        match self {
-            Self::Connections => "DestinationRule connectionPool.tcp.maxConnections",
-            Self::Pending => "max_pending_requests of the Cluster's circuit breakers",
-            Self::Retries => {
-                "retry_budget or max_retries of the Cluster's circuit breakers, or upstream.retry_budget"
-            }
-        }
-    }
-
-    /// The overflow's name in metrics.
-    pub fn overflow(self) -> &'static str {
-        match self {
-            Self::Connections => "overflow",
-            Self::Pending => "pending_overflow",
-            Self::Retries => "retry_overflow",
-        }
-    }
-}
-
-/// One of what a cluster has a limited number of; counted until it is dropped.
-#[derive(Debug)]
-pub struct Place {
-    stats: Arc<Stats>,
-    limit: Limit,
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        self.stats.inside(self.limit).fetch_sub(1, Relaxed);
-    }
-}
-
-/// An established connection, counted as over when it is dropped.
-#[derive(Debug)]
-pub(super) struct Established(Arc<Stats>);
-
-impl Established {
-    pub(super) fn of(cluster: &Cluster) -> Self {
-        Self(Arc::clone(&cluster.stats))
-    }
-}
-
-impl Drop for Established {
-    fn drop(&mut self) {
-        self.0.disconnected.fetch_add(1, Relaxed);
     }
 }
 
@@ -285,6 +213,12 @@ impl Cluster {
             has_names: self.has_names,
             process: Arc::clone(process),
         }
+    }
+
+    /// The endpoints that are out for this reason.
+    pub fn out_for(&self, reason: Out) -> u64 {
+        let endpoints = self.endpoints.iter();
+        endpoints.filter(|endpoint| endpoint.stats.out().any(|out| out == reason)).count() as u64
     }
 
     /// Is there an endpoint that is given by a DNS name?
