@@ -424,7 +424,7 @@ mod tests {
         settings.access_log.path.clear();
         let dropped = metrics.access_log_dropped.clone();
         Shared {
-            access_log: AccessLog::open(&settings.access_log, dropped).unwrap().0,
+            access_log: AccessLog::open(&settings.access_log, None, dropped).unwrap().0,
             settings: Arc::new(settings),
             table: Arc::new(ArcSwap::from_pointee(Table::default())),
             tables: watch::channel(Arc::default()).1,
