@@ -166,6 +166,40 @@ async fn series_with_envoys_names_have_envoys_values() {
     let ours = settled(app.admin_address(), over, 11.0).await;
     alike(&ours, &theirs, |_| false);
     assert!(ours.keys().filter(|name| name.contains("_bytes_")).count() >= 8, "{ours:#?}");
+
+    // Istio's own Envoy, which counts these, is not to be had; they follow from what the two agree on.
+    let istio = |name: &str, service: &str, flag: &str| {
+        let labels = [
+            format!("destination_service=\"{service}.bar.svc.cluster.local\""),
+            format!("destination_service_name=\"{service}\",destination_service_namespace=\"bar\""),
+            format!("response_flags=\"{flag}\",source_app=\"istio-eastwestgateway\""),
+            "reporter=\"source\",request_protocol=\"tcp\"".to_owned(),
+        ];
+        let found = ours.iter().filter(|(series, _)| {
+            series.starts_with(&format!("istio_tcp_{name}{{"))
+                && labels.iter().all(|label| series.contains(label))
+        });
+        found.map(|(_, value)| *value).sum::<f64>()
+    };
+    assert_eq!(
+        ["echo", "dead", "empty"].map(|service| istio("connections_opened_total", service, "-")),
+        [6.0, 2.0, 1.0]
+    );
+    let ends = [
+        ("echo", "-", 6.0),
+        ("dead", "UF", 2.0),
+        ("empty", "UH", 1.0),
+        ("narrow", "UO", 1.0),
+        ("narrow", "-", 1.0),
+    ];
+    for (service, flag, count) in ends {
+        assert_eq!(istio("connections_closed_total", service, flag), count, "{service} {flag}");
+    }
+    let of_envoy = |name: &str| {
+        theirs[&format!("envoy_tcp_downstream_cx_{name}_bytes_total{{envoy_tcp_prefix=\"{ECHO}\"}}")]
+    };
+    let bytes = ["sent_bytes_total", "received_bytes_total"].map(|name| istio(name, "echo", "-"));
+    assert_eq!(bytes, [of_envoy("tx"), of_envoy("rx")]);
 }
 
 /// All that Eastgate shows under Envoy's names is as Envoy has it, except for these.
