@@ -21,7 +21,6 @@ use plane::Plane;
 use program::Driven;
 use resources::from_json;
 use serde_json::{Value, json};
-use support::*;
 
 /// The Python that has gRPC; where it is missing one line says so, and with `E2E=required` the test fails.
 fn python() -> Option<PathBuf> {
