@@ -140,6 +140,19 @@ async fn retries_stay_within_their_budget_and_the_first_attempt_needs_none() {
 }
 
 #[tokio::test]
+async fn a_client_is_told_when_the_time_for_all_attempts_is_over() {
+    let (one, _one, _held) = black_hole().await;
+    let (other, _other, _kept) = black_hole().await;
+    // The connect timeout is the usual 10 s, and there would be a third attempt.
+    let short = |layers: Layers| layers.flag("upstream.connect_deadline", Some("400ms"));
+    let gateway = Gateway::start_with(&mesh(&[one, other]), short).await;
+    assert_eq!(opened(&gateway, "127.0.0.1").await.1, REFUSED);
+    let record = gateway.records(1).await.remove(0);
+    assert_eq!((&record["flag"], &record["attempts"]), (&"UF".into(), &2.into()), "{record}");
+    assert!(record["error"].as_str().unwrap().contains("upstream.connect_deadline"), "{record}");
+}
+
+#[tokio::test]
 async fn an_endpoint_has_as_many_connections_as_it_may_and_what_is_beyond_all_of_them_overflows() {
     let pods = [echo().await, echo().await];
     let one_each = |layers: Layers| layers.flag("upstream.max_connections_per_endpoint", Some(1));

@@ -309,3 +309,48 @@ async fn restored(ca: &Ca, address: SocketAddr, place: usize) -> Origin {
     options.address = address;
     Origin::start(options).await.unwrap()
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn without_a_word_on_it_connections_fail_over_by_subzone_zone_and_region_as_istios_do() {
+    const PLACES: [&str; 4] = ["r1/z1/s1", "r1/z1/s2", "r1/z2/s1", "r2/z1/s1"];
+    let ca = Ca::new().unwrap();
+    let mut pods = pods(&ca, PLACES.len()).await;
+    let endpoint = |(pod, place): (&Origin, &str)| {
+        json!({
+            "address": pod.address().ip(),
+            "ports": { "http": pod.address().port() },
+            "locality": place,
+            "labels": { "security.istio.io/tlsMode": "istio" },
+        })
+    };
+    // The farthest first, so that their order says nothing.
+    let endpoints: Vec<_> = pods.iter().zip(PLACES).rev().map(endpoint).collect();
+    let host = "httpbin.bar.global";
+    let entry = json!({
+        "apiVersion": "networking.istio.io/v1",
+        "kind": "ServiceEntry",
+        "metadata": { "name": "httpbin", "namespace": "bar" },
+        "spec": {
+            "hosts": [host],
+            "location": "MESH_INTERNAL",
+            "ports": [{ "name": "http", "number": 8000, "protocol": "HTTP" }],
+            "resolution": "STATIC",
+            "endpoints": endpoints,
+        },
+    });
+    let mut rule =
+        policy(json!({ "outlierDetection": { "consecutive5xxErrors": 1, "maxEjectionPercent": 100 } }));
+    rule["spec"]["host"] = host.into();
+    let documents = [("gateway.json", gateway(&["*.global"])), ("entry.json", entry), ("rule.json", rule)];
+    let here = |layers: Layers| layers.flag("node.labels", Some(json!({ "istio-locality": "r1.z1.s1" })));
+    let gateway = Gateway::start_with(&documents, here).await;
+    let client = mesh_client(&ca);
+    for (nearest, place) in PLACES.into_iter().enumerate() {
+        for _ in 0..30 {
+            let response = client.get(gateway.address, GLOBAL, "/hostname").await.unwrap();
+            assert_eq!(response.pod(), Some(format!("httpbin-{nearest}").as_str()));
+        }
+        println!("failover: 30 of 30 connections from r1/z1/s1 to {place}");
+        pods.remove(0).stop().await;
+    }
+}
