@@ -342,7 +342,9 @@ async fn without_a_word_on_it_connections_fail_over_by_subzone_zone_and_region_a
         policy(json!({ "outlierDetection": { "consecutive5xxErrors": 1, "maxEjectionPercent": 100 } }));
     rule["spec"]["host"] = host.into();
     let documents = [("gateway.json", gateway(&["*.global"])), ("entry.json", entry), ("rule.json", rule)];
-    let here = |layers: Layers| layers.flag("node.labels", Some(json!({ "istio-locality": "r1.z1.s1" })));
+    let here = |layers: Layers| {
+        layers.flag("node.labels", Some(json!({ "istio": "ingressgateway", "istio-locality": "r1.z1.s1" })))
+    };
     let gateway = Gateway::start_with(&documents, here).await;
     let client = mesh_client(&ca);
     for (nearest, place) in PLACES.into_iter().enumerate() {
