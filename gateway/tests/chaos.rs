@@ -30,7 +30,7 @@ use network::Pod;
 use scene::Kept;
 
 /// Connections for which a fault lasts; CHAOS_CONNECTIONS says how many. CHAOS_SCENE leaves all but one scene out.
-const CONNECTIONS: usize = 60;
+const CONNECTIONS: usize = 40;
 
 fn programs() -> [PathBuf; 2] {
     let eastgate = PathBuf::from(env!("CARGO_BIN_EXE_eastgate"));

@@ -38,6 +38,9 @@ impl Held {
     }
 }
 
+/// What may grow: its name, how much of it there is, and to what part of what it was.
+type Kind = (&'static str, fn(&Held) -> f64, f64);
+
 /// The middle one of what these say.
 fn median(held: &[Held], what: fn(&Held) -> f64) -> f64 {
     let mut values: Vec<_> = held.iter().map(what).collect();
@@ -170,7 +173,7 @@ async fn what_the_gateway_holds_does_not_grow() {
     let (middle, last) = (&held[third..2 * third], &held[2 * third..]);
     println!("{} rounds, {connections} connections in {:.0?}", held.len(), began.elapsed());
     let mut grown = Vec::new();
-    let kinds: [(&str, fn(&Held) -> f64, f64); 3] = [
+    let kinds: [Kind; 3] = [
         ("KiB of memory", |held| held.kib, 1.10),
         ("file descriptors", |held| held.files, 1.05),
         ("threads", |held| held.threads, 1.3),

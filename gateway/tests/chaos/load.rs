@@ -162,7 +162,7 @@ async fn once(
     open: &mut Open,
 ) -> Result<bool, client::Error> {
     let stream = shake(shared, address, name, open).await?;
-    let body = Full::new(content::bytes(length).into());
+    let body = Full::new(content::bytes(length));
     let request = Request::post("/sha256").header("host", name).body(body)?;
     let answer = tokio::time::timeout(PATIENCE, exchange(stream, request)).await;
     let answer = answer.map_err(|_| client::Error::Timeout(PATIENCE))??;
@@ -249,9 +249,12 @@ impl Load {
     /// Waits until so many connections that began after this moment have come to their end, whatever that was.
     pub(crate) async fn until_over(&self, since: u32, count: usize) {
         let mut over = self.shared.over.subscribe();
-        let enough = |over: &Vec<usize>| over.iter().skip(since as usize).sum::<usize>() >= count;
-        let waiting = tokio::time::timeout(PATIENCE * 2, over.wait_for(enough));
-        waiting.await.expect("connections come and go").unwrap();
+        let ended = |over: &Vec<usize>| over.iter().skip(since as usize).sum::<usize>();
+        let mut known = 0;
+        while known < count {
+            let more = tokio::time::timeout(PATIENCE * 2, over.wait_for(|over| ended(over) > known)).await;
+            known = ended(&more.expect("connections come and go").unwrap());
+        }
     }
 
     /// Waits until every client's connection has begun after this moment.
