@@ -16,6 +16,8 @@ use crate::xds::Node;
 const META: &str = "ISTIO_META_";
 /// Variables with this prefix are JSON objects that are laid over the metadata; the rest of their name means nothing.
 const META_JSON: &str = "ISTIO_METAJSON_";
+/// What istiod reads as a list indeed (`BootstrapNodeMetadata`); the agent writes it into its bootstrap.
+const LISTS: [&str; 1] = ["PILOT_SAN"];
 /// The label that places a pod, older and newer name, with dots for slashes.
 const LOCALITY_LABELS: [&str; 2] = ["topology.istio.io/locality", "istio-locality"];
 
@@ -83,7 +85,10 @@ pub fn identify(given: Surroundings<'_>, settings: &bootstrap::Node) -> Identity
     }
     // With a generator named, istiod answers in the dialect of gRPC libraries.
     metadata.remove("GENERATOR");
-    metadata.values_mut().for_each(as_text);
+    metadata
+        .iter_mut()
+        .filter(|(key, _)| !LISTS.contains(&key.as_str()))
+        .for_each(|(_, value)| as_text(value));
 
     let cluster_id = metadata.get("CLUSTER_ID").and_then(Value::as_str).unwrap_or_default().to_owned();
     let domain = &settings.cluster_domain;

@@ -5,9 +5,13 @@
 
 #[path = "support/load.rs"]
 mod load;
+#[path = "support/machine.rs"]
+mod machine;
 #[path = "support/program.rs"]
 mod program;
 mod support;
+#[path = "istiod_e2e/vm.rs"]
+mod vm;
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;

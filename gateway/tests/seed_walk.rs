@@ -89,7 +89,7 @@ impl Machines {
         let at = |addresses: &[&str]| -> String {
             addresses.iter().map(|address| format!("ip addr add {address}/32 dev lo\n")).collect()
         };
-        let pods = ["10.1.0.11", "10.1.0.21", "10.1.0.22", "10.1.0.23", "10.1.0.25"];
+        let pods = ["10.1.0.11", "10.1.0.21", "10.1.0.22", "10.1.0.23", "10.1.0.24", "10.1.0.25"];
         let machines = Self {
             vm: machine("vm", ""),
             cluster: machine("cluster", &(at(&pods) + &at(&["198.51.100.1", "198.51.100.2"]))),

@@ -76,7 +76,11 @@ fn settings_go_before_the_environment() {
     let settings = bootstrap::Node {
         labels: BTreeMap::from([("app".into(), "other".into())]),
         address: Some("192.0.2.9".parse().unwrap()),
-        metadata: Map::from_iter([("NETWORK".into(), json!("net9")), ("LIST".into(), json!(true))]),
+        metadata: Map::from_iter([
+            ("NETWORK".into(), json!("net9")),
+            ("LIST".into(), json!(true)),
+            ("PILOT_SAN".into(), json!(["a.b"])),
+        ]),
         cluster_domain: "mesh.example".into(),
         ..bootstrap::Node::default()
     };
@@ -87,6 +91,11 @@ fn settings_go_before_the_environment() {
         node.id
     );
     assert_eq!(node.metadata["LABELS"]["app"], "other");
+    assert_eq!(
+        node.metadata["PILOT_SAN"],
+        json!(["a.b"]),
+        "what the agent writes as a list is one for istiod"
+    );
     assert_eq!((&node.metadata["NETWORK"], &node.metadata["LIST"]), (&json!("net9"), &json!("true")));
     assert_eq!(node.metadata["INSTANCE_IPS"], "192.0.2.9,10.1.2.3,fd00::3");
 }

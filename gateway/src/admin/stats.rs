@@ -46,7 +46,11 @@ pub(super) async fn all(State(sight): State<Sight>, Query(selection): Query<Sele
             Json(json!({ "stats": stats })).into_response()
         }
         "text" => {
-            stats().map(|(name, value)| format!("{name}: {value}\n")).collect::<String>().into_response()
+            let dotted = sight.metrics.gather().flat_map(|family| dotted(&family));
+            let dotted =
+                dotted.filter(|(name, _)| filter.as_ref().is_none_or(|filter| filter.is_match(name)));
+            let all = dotted.chain(stats());
+            all.map(|(name, value)| format!("{name}: {value}\n")).collect::<String>().into_response()
         }
         _ => (StatusCode::BAD_REQUEST, "format is text, json or prometheus\n").into_response(),
     }
@@ -75,6 +79,28 @@ fn samples(family: &MetricFamily) -> Vec<(String, f64)> {
         }
     };
     family.get_metric().iter().flat_map(one).collect()
+}
+
+/// What Istio's agent asks an Envoy for (`pilot-agent/status/util/stats.go`), in Envoy's own names: a state of 0 is used, too.
+const DOTTED: [(&str, &str); 6] = [
+    ("envoy_server_state", "server.state"),
+    ("envoy_listener_manager_workers_started", "listener_manager.workers_started"),
+    ("envoy_cluster_manager_cds_update_success", "cluster_manager.cds.update_success"),
+    ("envoy_cluster_manager_cds_update_rejected", "cluster_manager.cds.update_rejected"),
+    ("envoy_listener_manager_lds_update_success", "listener_manager.lds.update_success"),
+    ("envoy_listener_manager_lds_update_rejected", "listener_manager.lds.update_rejected"),
+];
+
+fn dotted(family: &MetricFamily) -> Vec<(String, f64)> {
+    let name = DOTTED.iter().find(|(name, _)| *name == family.name());
+    let value = |metric: &Metric| match family.get_field_type() {
+        MetricType::COUNTER => metric.get_counter().get_value(),
+        _ => metric.get_gauge().get_value(),
+    };
+    let metrics = name
+        .into_iter()
+        .flat_map(|(_, dotted)| family.get_metric().iter().map(move |metric| (dotted, metric)));
+    metrics.map(|(dotted, metric)| ((*dotted).to_owned(), value(metric))).collect()
 }
 
 fn named(name: &str, suffix: &str, metric: &Metric) -> String {

@@ -19,7 +19,7 @@ struct Wrong<'m> {
 /// Does everything wrong, one after the other, and leaves nothing of it.
 pub(crate) fn all(machines: &Machines, page: &str) {
     let cases = bundles(&machines.cluster).into_iter().chain(clients(machines)).chain(services(&machines.vm));
-    for case in cases.chain(limits(&machines.vm)) {
+    for case in cases.chain(limits(&machines.vm)).chain([twins(&machines.cluster)]) {
         assert!(page.contains(&format!("`{}`", case.told)), "the page does not say {:?}", case.told);
         case.see();
     }
@@ -83,7 +83,7 @@ fn bundles(cluster: &Machine) -> [Wrong<'_>; 3] {
 }
 
 /// Clients that may not connect to the VM's service.
-fn clients(machines: &Machines) -> [Wrong<'_>; 2] {
+fn clients(machines: &Machines) -> [Wrong<'_>; 3] {
     let connect = |to: &str, keys: &str| {
         format!(
             "openssl s_client -connect {to} -servername outbound_.8888_._.vmhttp.vm.global -alpn istio \
@@ -94,17 +94,23 @@ fn clients(machines: &Machines) -> [Wrong<'_>; 2] {
                   --admin 127.0.0.1:15200 --readiness '' >strict.log 2>&1 & echo $! >strict.pid\n";
     let (from_other, from_sleep) =
         (connect("198.51.100.1:15443", "other-keys"), connect("192.0.2.10:8889", "sleep-keys"));
-    let look = |connect: String, log: &str| {
-        format!("{connect}grep '\"error\":\"' {log} | grep certificate | tail -1")
+    let look = |connect: String, what: &str| {
+        format!("{connect}grep '\"error\":\"' vm.log | grep '{what}' | tail -1")
     };
-    let _ = strict;
     [
         Wrong {
             what: "a client with a certificate of another CA",
             machine: &machines.client,
             prepare: String::new(),
-            look: look(from_other, "vm.log"),
+            look: look(from_other, "another CA"),
             told: "its certificate is from another CA than root-cert.pem",
+        },
+        Wrong {
+            what: "a client whose certificate has expired",
+            machine: &machines.client,
+            prepare: String::new(),
+            look: look(connect("198.51.100.1:15443", "old-keys"), "expired"),
+            told: "its certificate has expired: have it renewed, and compare the clocks",
         },
         Wrong {
             what: "a client whose identity may not connect",
@@ -165,6 +171,19 @@ fn services(vm: &Machine) -> [Wrong<'_>; 4] {
             "nothing listens there: is it running, and the port right?",
         ),
     ]
+}
+
+/// Two entries of the cluster that want one address.
+fn twins(cluster: &Machine) -> Wrong<'_> {
+    Wrong {
+        what: "two services of the cluster with one address",
+        machine: cluster,
+        prepare: "mkdir twins && cp cluster/httpbin-for-vms.yaml twins/\n\
+                  sed 's/httpbin.bar.forvms/twin/; s/httpbin.bar.global/twin.bar.global/' cluster/httpbin-for-vms.yaml >twins/twin.yaml"
+            .to_owned(),
+        look: "eastgate check twins | grep 'the address of'".to_owned(),
+        told: "clients reach one of the two only, so give each its own",
+    }
 }
 
 /// What the VM itself does not allow.
