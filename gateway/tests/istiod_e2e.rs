@@ -3,6 +3,8 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a panic is the report")]
 
+#[path = "istiod_e2e/agent.rs"]
+mod agent;
 #[path = "support/load.rs"]
 mod load;
 #[path = "support/machine.rs"]
