@@ -96,7 +96,7 @@ seed-walk:
 # Faults under load, and what became of every connection; as root. A fault lasts for so many connections
 chaos CONNECTIONS="1000":
     cargo build -p eastgate-loadtest --bin eastgate-loadtest
-    CHAOS_CONNECTIONS={{CONNECTIONS}} E2E=required cargo test -p eastgate --test chaos no_connection -- --ignored --nocapture
+    PATH="$PATH:/usr/local/go/bin" CHAOS_CONNECTIONS={{CONNECTIONS}} E2E=required cargo test -p eastgate --test chaos no_connection -- --ignored --nocapture
 
 # Work of all kinds for so many minutes; fails if memory, file descriptors or threads grow
 soak MINUTES="30":

@@ -38,14 +38,16 @@ fn programs() -> [PathBuf; 2] {
     [eastgate, pods]
 }
 
-#[test]
+#[tokio::test]
 #[ignore = "takes a minute or more; .ci/run and `just chaos` run it"]
-fn no_connection_is_lost_that_a_promise_covers() {
+async fn no_connection_is_lost_that_a_promise_covers() {
     if let Some(why) = lab::missing(&programs()) {
         assert_ne!(std::env::var("E2E").as_deref(), Ok("required"), "not run: {why}");
         eprintln!("not run: {why}");
         return;
     }
+    // Built here, where there is a network for what it is made of.
+    program::built("control-plane").await;
     let output = lab::inside("inside");
     println!("{}", String::from_utf8_lossy(&output.stdout));
     let complaint = String::from_utf8_lossy(&output.stderr);
