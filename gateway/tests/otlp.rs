@@ -34,10 +34,12 @@ impl Drop for Collector {
 impl Collector {
     /// Where Python has what it wants. Otherwise one line says so and the test passes without, unless `E2E=required`.
     fn start() -> Option<Self> {
-        let python = std::env::var_os("E2E_PYTHON").map(PathBuf::from).unwrap_or_else(|| {
-            let target = Path::new(env!("CARGO_BIN_EXE_eastgate")).parent().and_then(Path::parent).unwrap();
-            target.join("e2e/venv/bin/python")
-        });
+        let target = Path::new(env!("CARGO_BIN_EXE_eastgate")).parent().and_then(Path::parent).unwrap();
+        let given = std::env::var_os("E2E_PYTHON").map(PathBuf::from);
+        let made = target.join("e2e/venv/bin/python");
+        // One that was made before there was this test has not what it wants.
+        let has_otlp = |python: &PathBuf| python.with_file_name("../otlp").exists();
+        let python = given.filter(has_otlp).unwrap_or(made);
         let program = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/otlp/collector.py");
         let mut command = Command::new(&python);
         command.arg(program).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
@@ -56,7 +58,7 @@ impl Collector {
         });
         if started.is_none() {
             let why = format!(
-                "the OTLP test wants {} with opentelemetry-proto; .ci/setup makes it",
+                "the OTLP test wants {} and opentelemetry-proto beside it; .ci/setup makes it",
                 python.display()
             );
             assert!(std::env::var("E2E").as_deref() != Ok("required"), "{why}");

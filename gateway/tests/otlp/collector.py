@@ -1,13 +1,17 @@
 #!/usr/bin/env python3
 """A collector of OpenTelemetry, as its own protocol buffers define one: prints its address, then each message as a line of JSON.
 
-Needs PyPI opentelemetry-proto and grpcio (../scripted/requirements.txt). Ends with its standard input.
+Needs the environment that ../scripted/setup.sh makes. Ends with its standard input.
 """
 
 import json
+import os
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
+
+# Before the old copy that xds-protos brings.
+sys.path.insert(0, os.path.join(sys.prefix, "otlp"))
 
 import grpc
 from google.protobuf.json_format import MessageToDict
