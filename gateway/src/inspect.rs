@@ -3,14 +3,21 @@
 
 use std::future::poll_fn;
 use std::io::ErrorKind;
+use std::time::Duration;
 
 use eastgate_config::listener::ProxyProtocol;
 use tokio::net::TcpStream;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, sleep_until, timeout_at};
 
 use crate::client_hello::{ClientHello, Inspector, Refusal};
 use crate::proxy_protocol::{self, Told, Verdict};
 use crate::relay;
+
+/// In how many pieces a hello may come, each looked at when it does. On an ordinary line the largest comes in fewer, because
+/// whatever has arrived is one piece.
+const PIECES: u32 = 8;
+/// How long pieces are gathered after that, about: a client that drips costs so many looks a second, and not one for each byte.
+const GATHER: Duration = Duration::from_millis(250);
 
 /// What a connection is to begin with.
 #[derive(Debug, Clone, Copy)]
@@ -101,12 +108,18 @@ async fn client_hello(
 ) -> Result<(ClientHello, Vec<u8>), Refusal> {
     let mut inspector = Inspector::new(expected.max_hello_bytes);
     inspector.push(already);
-    let mut late = false;
+    let (mut late, mut pieces) = (false, 0);
     loop {
         match inspector.advance()? {
             Some(hello) => return Ok((hello, inspector.into_raw())),
             None if late => return Err(inspector.too_slow()),
             None => {}
+        }
+        pieces += 1;
+        if pieces > PIECES {
+            // Not all at once, where many drip in step.
+            let gather = GATHER.mul_f64(0.5 + fastrand::f64());
+            sleep_until(expected.deadline.min(Instant::now() + gather)).await;
         }
         let most = inspector.wanted();
         match read(client, most, expected.deadline, |bytes| inspector.push(bytes)).await {
