@@ -269,20 +269,20 @@ async fn shares_follow_pods_that_die_and_come_back_under_load_and_no_client_sees
     let address = gateway.ready().await;
     let load = Load::start(&ca, address, &[NAME; 2]);
     for lives in LIVES {
+        let is_to_live = |place: usize| place % 2 < lives[place / 6][place / 2 % 3] as usize;
+        // Those that come back first, or there might be a moment in which nobody is alive.
         for (place, pod) in addresses.iter().enumerate() {
-            let lives = place % 2 < lives[place / 6][place / 2 % 3] as usize;
-            match alive.remove(&place) {
-                Some(dies) if !lives => dies.retire().await,
-                None if lives => drop(alive.insert(place, restored(&ca, *pod, place).await)),
-                kept => drop(kept.map(|kept| alive.insert(place, kept))),
+            if is_to_live(place) && !alive.contains_key(&place) {
+                alive.insert(place, restored(&ca, *pod, place).await);
             }
         }
-        let flags = |(place, pod): (usize, &SocketAddr)| {
-            let flags = if alive.contains_key(&place) { "healthy" } else { "/failed_active_hc" };
-            format!("{NAME}::{pod}::health_flags::{flags}\n")
-        };
-        let lines: Vec<_> = addresses.iter().enumerate().map(flags).collect();
-        gateway.until("/clusters", |text| lines.iter().all(|line| text.contains(line))).await;
+        gateway.until("/clusters", |text| is_seen(text, &addresses, &alive)).await;
+        for place in (0..addresses.len()).filter(|place| !is_to_live(*place)) {
+            if let Some(dies) = alive.remove(&place) {
+                dies.retire().await;
+            }
+        }
+        gateway.until("/clusters", |text| is_seen(text, &addresses, &alive)).await;
         let shares = shares(&ca, address).await;
         let got = |priority: usize, zone: usize| {
             let place = 2 * (3 * priority + zone);
@@ -302,6 +302,14 @@ async fn shares_follow_pods_that_die_and_come_back_under_load_and_no_client_sees
     let done = load.finish().await;
     done.assert_no_failure();
     println!("matrix under load: {} connections beside the measured ones, 0 failed", done.answered);
+}
+
+/// Are those alive healthy to the gateway, and no others?
+fn is_seen(text: &str, addresses: &[SocketAddr], alive: &BTreeMap<usize, Origin>) -> bool {
+    addresses.iter().enumerate().all(|(place, pod)| {
+        let flags = if alive.contains_key(&place) { "healthy" } else { "/failed_active_hc" };
+        text.contains(&format!("{NAME}::{pod}::health_flags::{flags}\n"))
+    })
 }
 
 async fn restored(ca: &Ca, address: SocketAddr, place: usize) -> Origin {
