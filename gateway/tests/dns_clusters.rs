@@ -8,7 +8,6 @@ use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Mutex};
 
-use eastgate_config::bootstrap::Layers;
 use eastgate_loadtest::ca::Ca;
 use hickory_proto::op::{Message, ResponseCode};
 use hickory_proto::rr::{RData, Record, RecordType};
@@ -38,19 +37,9 @@ fn entry(port: u16, resolution: &str) -> Value {
     })
 }
 
-/// Settings that ask this server, more often than one would.
-fn of(layers: Layers, server: SocketAddr) -> Layers {
-    layers
-        .flag("upstream.dns.servers", Some(json!([server])))
-        .flag("upstream.dns.min_ttl", Some("20ms"))
-        .flag("upstream.dns.timeout", Some("500ms"))
-        .flag("upstream.dns.retry", Some("20ms"))
-        .flag("upstream.dns.max_retry", Some("100ms"))
-}
-
 async fn gateway(port: u16, server: SocketAddr) -> Gateway {
     let documents = [("gateway.json", support::gateway(&["*.global"])), ("entry.json", entry(port, "DNS"))];
-    Gateway::start_with(&documents, |layers| of(layers, server)).await
+    Gateway::start_with(&documents, |layers| asking(layers, server)).await
 }
 
 /// The addresses of the one cluster.
@@ -163,7 +152,7 @@ async fn with_dns_round_robin_a_name_is_the_first_address_of_its_newest_answer()
     let server = Scripted::start(Script::Answer(vec![ip(2), ip(1), ip(3)])).await;
     let documents =
         [("gateway.json", support::gateway(&["*.global"])), ("entry.json", entry(15443, "DNS_ROUND_ROBIN"))];
-    let gateway = Gateway::start_with(&documents, |layers| of(layers, server.address)).await;
+    let gateway = Gateway::start_with(&documents, |layers| asking(layers, server.address)).await;
     until(&gateway, &["127.0.9.2"]).await;
     // As a server that rotates its answers says it.
     for first in [3, 1, 2] {
@@ -224,7 +213,7 @@ async fn a_logical_name_is_one_address_at_a_time_and_open_connections_stay() {
     let file = directory.path().join("resources.json");
     std::fs::write(&file, logical(pods[0].address().port()).to_string()).unwrap();
     let gateway = Gateway::start_with(&[], |layers| {
-        of(layers, server.address)
+        asking(layers, server.address)
             .flag("source.mesh_dir", Some(""))
             .flag("source.xds_file", Some(file.display().to_string()))
     })

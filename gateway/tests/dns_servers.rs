@@ -110,16 +110,6 @@ fn entry(name: &str, port: u16) -> Value {
     })
 }
 
-/// Asks this server, more often than one would.
-fn of(layers: Layers, server: SocketAddr) -> Layers {
-    layers
-        .flag("upstream.dns.servers", Some(json!([server])))
-        .flag("upstream.dns.min_ttl", Some("20ms"))
-        .flag("upstream.dns.timeout", Some("500ms"))
-        .flag("upstream.dns.retry", Some("20ms"))
-        .flag("upstream.dns.max_retry", Some("100ms"))
-}
-
 async fn gateway(names: &[&str], port: u16, more: impl FnOnce(Layers) -> Layers) -> Gateway {
     let entries: Vec<_> = names.iter().map(|name| entry(name, port)).collect();
     let list = json!({ "apiVersion": "v1", "kind": "List", "items": entries });
@@ -163,7 +153,7 @@ async fn a_real_server_is_followed_through_its_changes_and_its_end() {
     let here = pods[0].address();
 
     let dnsmasq = Dnsmasq::start(directory.path(), address, &[record(HOST, &here.ip().to_string(), 1)]);
-    let gateway = gateway(&[HOST], here.port(), |layers| of(layers, address)).await;
+    let gateway = gateway(&[HOST], here.port(), |layers| asking(layers, address)).await;
     until(&gateway, &[&here.ip().to_string()]).await;
     assert!(mesh_client(&ca).get(gateway.address, GLOBAL, "/hostname").await.is_ok());
     // Gone, then there without the name: the last good answer stays in both cases.
@@ -195,7 +185,7 @@ async fn a_time_to_live_counts_from_the_floor_to_the_ceiling() {
     let knows = [record("none.example", "127.0.9.1", 0), record("hour.example", "127.0.9.2", 3600)];
     let dnsmasq = Dnsmasq::start(directory.path(), free_address(), &knows);
     let bounded = |layers| {
-        of(layers, dnsmasq.address)
+        asking(layers, dnsmasq.address)
             .flag("upstream.dns.min_ttl", Some("200ms"))
             .flag("upstream.dns.max_ttl", Some("600ms"))
     };
@@ -228,7 +218,7 @@ async fn that_a_name_does_not_exist_is_believed_as_long_as_its_zone_says_so_and_
     let untold = Dnsmasq::start(directory.path(), free_address(), &[]);
     let patient = |server: SocketAddr| {
         move |layers| {
-            of(layers, server)
+            asking(layers, server)
                 .flag("upstream.dns.max_retry", Some("60s"))
                 .flag("upstream.dns.timeout", Some("5s"))
         }

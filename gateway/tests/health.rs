@@ -220,27 +220,7 @@ async fn clusters_that_ask_the_same_of_an_endpoint_share_one_prober() {
 
 /// Runs a test of this file in a network namespace of its own, which may drop what it likes.
 fn inside(name: &str) {
-    let able = Command::new("unshare").args(["-n", "nft", "list", "ruleset"]).output();
-    if !able.as_ref().is_ok_and(|output| output.status.success()) {
-        let why = "not run: black holes want root (unshare -n) and nftables";
-        assert_ne!(std::env::var("E2E").as_deref(), Ok("required"), "{why}");
-        eprintln!("{why}");
-        return;
-    }
-    let mut inside = Command::new("unshare");
-    inside.arg("-n").arg(std::env::current_exe().unwrap()).args([
-        name,
-        "--exact",
-        "--ignored",
-        "--nocapture",
-    ]);
-    let output = inside.output().unwrap();
-    let said = String::from_utf8_lossy(&output.stdout);
-    assert!(
-        output.status.success() && said.contains("1 passed"),
-        "{said}{}",
-        String::from_utf8_lossy(&output.stderr)
-    );
+    let Some(said) = in_own_network("a black hole", name) else { return };
     said.lines().filter(|line| line.starts_with("storm")).for_each(|line| println!("{line}"));
 }
 

@@ -19,22 +19,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 #[test]
 fn redirected_connections_are_carried_and_let_in() {
-    let able = Command::new("unshare").args(["-n", "nft", "list", "ruleset"]).output();
-    if !able.as_ref().is_ok_and(|output| output.status.success()) {
-        let why = "not run: redirecting wants root (unshare -n) and nftables";
-        assert_ne!(std::env::var("E2E").as_deref(), Ok("required"), "{why}");
-        eprintln!("{why}");
-        return;
-    }
-    let mut inside = Command::new("unshare");
-    inside.arg("-n").arg(std::env::current_exe().unwrap()).args(["inside", "--exact", "--ignored"]);
-    let output = inside.output().unwrap();
-    let said = String::from_utf8_lossy(&output.stdout);
-    assert!(
-        output.status.success() && said.contains("1 passed"),
-        "{said}{}",
-        String::from_utf8_lossy(&output.stderr)
-    );
+    in_own_network("redirecting", "inside");
 }
 
 fn sh(script: &str) {

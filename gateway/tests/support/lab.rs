@@ -24,6 +24,28 @@ pub const DIRECTORY: &str = "/mnt";
 const NEEDED: [&str; 10] =
     ["ip", "nft", "dig", "curl", "openssl", "setpriv", "nsenter", "useradd", "pkill", "python3"];
 
+/// The programs that its machines have.
+pub fn programs() -> [PathBuf; 2] {
+    let eastgate = PathBuf::from(env!("CARGO_BIN_EXE_eastgate"));
+    let pods = eastgate.with_file_name("eastgate-loadtest");
+    [eastgate, pods]
+}
+
+/// Runs the ignored test `inside` of this file in a lab, where there can be one, and returns what it said.
+pub fn walked() -> Option<String> {
+    if let Some(why) = missing(&programs()) {
+        assert_ne!(std::env::var("E2E").as_deref(), Ok("required"), "not run: {why}");
+        eprintln!("not run: {why}");
+        return None;
+    }
+    let output = inside("inside");
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    println!("{said}");
+    let complaint = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success() && said.contains("1 passed"), "{complaint}");
+    Some(said)
+}
+
 /// Why there can be no lab here.
 pub fn missing(programs: &[PathBuf]) -> Option<String> {
     let found = |name: &&str| {

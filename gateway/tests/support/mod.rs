@@ -11,6 +11,7 @@
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::Duration;
 
 use eastgate::app::App;
@@ -328,4 +329,33 @@ pub fn addressed_entry(name: &str, host: &str, addresses: &[String]) -> Value {
             "endpoints": [{ "address": "192.0.2.1", "ports": { "http1": 15443 } }],
         },
     })
+}
+
+/// Settings that have names looked up at this server, more often than one would.
+pub fn asking(layers: Layers, server: SocketAddr) -> Layers {
+    layers
+        .flag("upstream.dns.servers", Some(json!([server])))
+        .flag("upstream.dns.min_ttl", Some("20ms"))
+        .flag("upstream.dns.timeout", Some("500ms"))
+        .flag("upstream.dns.retry", Some("20ms"))
+        .flag("upstream.dns.max_retry", Some("100ms"))
+}
+
+/// Runs an ignored test of this file in a network namespace of its own, where there can be one, and returns what it said.
+/// `what` wants that.
+pub fn in_own_network(what: &str, test: &str) -> Option<String> {
+    let able = Command::new("unshare").args(["-n", "nft", "list", "ruleset"]).output();
+    if !able.as_ref().is_ok_and(|output| output.status.success()) {
+        let why = format!("not run: {what} wants root (unshare -n) and nftables");
+        assert_ne!(std::env::var("E2E").as_deref(), Ok("required"), "{why}");
+        eprintln!("{why}");
+        return None;
+    }
+    let mut inside = Command::new("unshare");
+    inside.arg("-n").arg(std::env::current_exe().unwrap());
+    let output = inside.args([test, "--exact", "--ignored", "--nocapture"]).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    let complaint = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success() && said.contains("1 passed"), "{said}{complaint}");
+    Some(said)
 }
