@@ -121,6 +121,7 @@ impl AccessLog {
         let record = Record {
             start: SystemTime::now(),
             began: Instant::now(),
+            listed: false,
             usage: None,
             extra,
             duration_ms: 0,

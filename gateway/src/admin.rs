@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use arc_swap::ArcSwap;
 use axum::extract::{Query, State};
@@ -18,7 +18,7 @@ use serde_json::json;
 use tokio::sync::watch;
 
 use crate::control_plane::Handle;
-use crate::metrics::Metrics;
+use crate::metrics::{Metrics, server_names};
 use crate::open::Registry;
 use crate::readiness::Readiness;
 use crate::table::Table;
@@ -42,6 +42,9 @@ mod xds;
 pub use cluster_metrics::ClusterMetrics;
 pub use explain::REFUSED;
 pub use process::Orders;
+
+/// Data threads have this long to tell what they have counted.
+const PATIENCE: Duration = Duration::from_millis(500);
 
 /// What the handlers read.
 #[derive(Debug, Clone)]
@@ -68,6 +71,17 @@ pub struct Sight {
     pub restarts: bool,
     /// When the process began.
     pub began: Instant,
+}
+
+impl Sight {
+    /// Has the data threads tell what they have counted by server name. One that is busy is not waited for: what it tells
+    /// is there for whoever asks next.
+    async fn count_names(&self) {
+        let sender = self.metrics.server_names.sender();
+        // There is a receiver as long as there are metrics.
+        let asked = self.open.ask(move || drop(sender.send(server_names::lately())));
+        let _ = tokio::time::timeout(PATIENCE, asked).await;
+    }
 }
 
 /// Everything, for operators.

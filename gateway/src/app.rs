@@ -124,6 +124,7 @@ impl App {
         let phase = watch::Sender::new(waiting);
         let settings = Arc::new(settings);
         let metrics = Metrics::new()?;
+        metrics.server_names.tell(settings.metrics.server_names);
         let readiness = Readiness::new(metrics.ready.clone());
         let first_table = readiness.wait_for("the first table and its listeners");
         let table = Arc::new(ArcSwap::from_pointee(Table::empty(process(&settings))));

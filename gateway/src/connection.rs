@@ -19,6 +19,8 @@ use crate::gate::{ClientPass, Pass};
 use crate::in_flight::Passing;
 use crate::inspect::{self, Begun};
 use crate::listener::Listener;
+use crate::metrics::Flag;
+use crate::metrics::server_names::{self, What};
 use crate::open::{self, Ask};
 use crate::proxy_protocol::{self, Told};
 use crate::relay::{self, Handed, Meter, Patience};
@@ -89,6 +91,8 @@ fn conclude(mut record: access_log::Open, result: &Result<(), Error>, listener: 
     record.close(result.as_ref().err().map(|error| (error.flag(), || error.explain())));
     listener.metrics.close(record.flag, record.route.is_some());
     listener.downstream.connection_seconds().observe(record.age());
+    count_by_name(&record, What::Bytes, record.to_upstream_bytes + record.to_client_bytes, listener);
+    count_by_name(&record, What::Failures, (record.flag != Flag::Ordinary).into(), listener);
     if let Err(error) = result {
         failures::note(&record, error.flag(), || error.explain());
     }
@@ -375,8 +379,17 @@ fn note_route(record: &mut access_log::Open, routed: &Routed, listener: &Listene
     (record.table, record.cluster) = (routed.table, Some(Arc::clone(&routed.cluster.config)));
     record.count(routed.cluster.stats.usage());
     listener.metrics.lead();
+    record.listed = routed.listed;
+    count_by_name(record, What::Connections, 1, listener);
     if routed.rewritten.is_some() {
         listener.downstream.rewritten.inc();
+    }
+}
+
+/// Counts for the connection's server name, where a chain lists it.
+fn count_by_name(record: &access_log::Record, what: What, count: u64, listener: &Listener) {
+    if let Some(name) = record.server_name.as_ref().filter(|_| record.listed) {
+        server_names::count(name, what, count, listener.server_names);
     }
 }
 

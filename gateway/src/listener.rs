@@ -38,6 +38,8 @@ pub struct Listener {
     pub metrics: metrics::Listener,
     /// Those it shares with other listeners.
     pub downstream: metrics::Downstream,
+    /// How many server names have metrics of their own.
+    pub server_names: usize,
     /// The clients whose ClientHello is not complete yet, of all listeners.
     pub hellos: Gate,
     /// Those that are on their way to an endpoint.
@@ -96,6 +98,7 @@ impl Listener {
             access_log: shared.access_log.clone(),
             metrics: shared.metrics.listener(name),
             downstream: shared.metrics.downstream.clone(),
+            server_names: settings.metrics.server_names,
             hellos: shared.hellos.clone(),
             in_flight: Arc::clone(&shared.in_flight),
             per_client: shared.per_client.clone(),

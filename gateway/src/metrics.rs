@@ -1,5 +1,6 @@
 //! What the process counts. Each subsystem registers its struct once; handles with labels are resolved when the
-//! labelled thing is made, never on the hot path. No label ever holds what a client sent.
+//! labelled thing is made, never on the hot path. No label ever holds what a client sent, but for the few names of
+//! [`server_names`], under the conditions that stand there.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -18,6 +19,7 @@ mod otlp;
 mod overload;
 pub mod per_thread;
 mod resolve;
+pub mod server_names;
 mod tls;
 mod usage;
 mod xds;
@@ -28,6 +30,7 @@ pub use kubernetes::Kubernetes;
 pub use otlp::Otlp;
 pub use overload::Overload;
 pub use resolve::Resolve;
+pub use server_names::ServerNames;
 pub use tls::Tls;
 pub use usage::Usage;
 pub use xds::{Xds, timestamp};
@@ -44,6 +47,8 @@ pub struct Metrics {
     described: Arc<Mutex<Vec<Description>>>,
     /// Connections from clients.
     pub downstream: Downstream,
+    /// The server names that count most.
+    pub server_names: ServerNames,
     /// The table and what it was made from.
     pub table: Table,
     /// The conversation with the control plane.
@@ -115,6 +120,7 @@ impl Metrics {
         build.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
         Ok(Self {
             downstream: Downstream::new(&made)?,
+            server_names: ServerNames::new(&made)?,
             table: Table {
                 published: made.counter("tables_published_total", "Tables published")?,
                 rejections: made.gauge("rejections", "Resources refused in the current snapshot")?,

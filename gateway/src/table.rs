@@ -69,6 +69,8 @@ pub struct Routed {
     pub cluster: Arc<Cluster>,
     /// The filter chain that took the connection.
     pub chain: Arc<str>,
+    /// A chain lists the name, as it was sent or rewritten, or a wildcard that it falls under.
+    pub listed: bool,
     /// The name it was routed by, where that is not the name that was sent.
     pub rewritten: Option<String>,
     /// How long the connection may be silent, where the chain says.
@@ -316,6 +318,7 @@ impl Table {
             table: self.version,
             cluster: Arc::clone(cluster),
             chain: chain.name.clone(),
+            listed: taken.listed,
             rewritten: taken.rewritten,
             idle_timeout: chain.idle_timeout,
             max_duration: chain.options.max_connection_duration,

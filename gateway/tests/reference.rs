@@ -53,7 +53,7 @@ fn the_page_of_metrics_is_fresh() {
     dialects::register(&metrics, &table, (&Settings::default(), &Node::default()), 1).unwrap();
     let mut page = format!(
         "# Metrics\n\n{MADE}\n\nAt `/stats/prometheus` of `admin.address`, and of `admin.metrics_address` for scrapers from outside. Labels come from small \
-         fixed sets or from the configuration, never from what a client sent.\n\n| metric | labels | what it is |\n|---|---|---|\n"
+         fixed sets or from the configuration; only `server_name` is what clients sent, under the conditions in telemetry.md.\n\n| metric | labels | what it is |\n|---|---|---|\n"
     );
     for metric in metrics.descriptions() {
         let labels: Vec<_> = metric.labels.iter().map(|label| format!("`{label}`")).collect();

@@ -297,6 +297,10 @@ pub const KEYS: &[Key] = &[
     ),
     key("metrics.envoy", "Envoy's names (envoy_cluster_..., envoy_listener_...) beside our own"),
     key(
+        "metrics.server_names",
+        "so many server names have metrics of their own, those with most connections, failures or bytes; 0: none",
+    ),
+    key(
         "otlp.address",
         "an OpenTelemetry collector's OTLP/gRPC port, such as http://otel-collector:4317, without TLS; empty: none",
     ),

@@ -99,17 +99,18 @@ impl Default for Log {
     }
 }
 
-/// Which names metrics have beside our own.
+/// What metrics there are beside those that are always there.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 #[allow(missing_docs, reason = "KEYS says what each means")]
 pub struct Metrics {
     pub istio: bool,
     pub envoy: bool,
+    pub server_names: usize,
 }
 
 impl Default for Metrics {
     fn default() -> Self {
-        Self { istio: true, envoy: true }
+        Self { istio: true, envoy: true, server_names: 50 }
     }
 }

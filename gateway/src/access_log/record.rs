@@ -22,6 +22,9 @@ pub struct Record {
     pub start: SystemTime,
     #[serde(skip)]
     pub(super) began: Instant,
+    /// It is counted by its server name, once that is known to be listed.
+    #[serde(skip)]
+    pub listed: bool,
     /// Where it is counted, once it is led to a cluster.
     #[serde(skip)]
     pub(super) usage: Option<Arc<Usage>>,

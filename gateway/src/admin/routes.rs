@@ -150,7 +150,7 @@ pub(super) const ROUTES: &[Route] = &[
         "the busiest clusters, endpoints and names",
         Form::Either,
         &[
-            optional("by", "connections, bytes or failures", "connections"),
+            optional("by", "connections (open ones), made, bytes or failures", "connections"),
             optional("filter", "clusters whose name has this in it", "httpbin"),
             optional("limit", "so many of each", "20"),
             optional("offset", "after so many", "0"),

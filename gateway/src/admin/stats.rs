@@ -23,6 +23,7 @@ pub(super) struct Selection {
 }
 
 pub(super) async fn prometheus(State(sight): State<Sight>) -> Response {
+    sight.count_names().await;
     let pieces = Body::from_stream(tokio_stream::iter(sight.metrics.render()));
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], pieces).into_response()
 }
@@ -33,6 +34,7 @@ pub(super) async fn all(State(sight): State<Sight>, Query(selection): Query<Sele
         Ok(filter) => filter,
         Err(error) => return (StatusCode::BAD_REQUEST, error).into_response(),
     };
+    sight.count_names().await;
     let keep = |(name, value): &(String, f64)| {
         filter.as_ref().is_none_or(|filter| filter.is_match(name))
             && (selection.usedonly.is_none() || *value != 0.0)

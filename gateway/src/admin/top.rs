@@ -11,6 +11,7 @@ use axum::response::{IntoResponse, Json, Response};
 use serde::{Deserialize, Serialize};
 
 use super::Sight;
+use crate::metrics::server_names::Named;
 use crate::open;
 use crate::table::Table;
 use crate::upstream::Cluster;
@@ -35,8 +36,11 @@ pub(super) struct Wanted {
 #[derive(Debug, Clone, Copy, Default, Deserialize)]
 #[serde(rename_all = "snake_case")]
 enum By {
+    /// That are open.
     #[default]
     Connections,
+    /// That were made so far.
+    Made,
     Bytes,
     Failures,
 }
@@ -53,7 +57,7 @@ struct Busy {
     endpoints: Option<usize>,
     #[serde(skip_serializing_if = "Option::is_none")]
     taking: Option<usize>,
-    /// Of an endpoint, or of the latest connection of a name.
+    /// Of an endpoint, or of an open connection of a name.
     #[serde(skip_serializing_if = "Option::is_none")]
     cluster: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -64,6 +68,7 @@ impl By {
     fn of(self, busy: &Busy) -> u64 {
         match self {
             Self::Connections => busy.active,
+            Self::Made => busy.connected,
             Self::Bytes => busy.bytes,
             Self::Failures => busy.failed,
         }
@@ -164,8 +169,9 @@ fn endpoints(cluster: &Cluster) -> impl Iterator<Item = Busy> {
     })
 }
 
-/// The names of open connections, each data thread adding up its own.
+/// The names of open connections, each data thread adding up its own, and those that count most of all so far.
 async fn names(sight: &Sight, wanted: &Wanted) -> Vec<Busy> {
+    sight.count_names().await;
     let filter = wanted.filter.clone();
     let answers = sight.open.ask(move || {
         let mut names: HashMap<String, Busy> = HashMap::new();
@@ -197,7 +203,18 @@ async fn names(sight: &Sight, wanted: &Wanted) -> Vec<Busy> {
             None => _ = names.insert(name, busy),
         }
     }
-    names.into_iter().map(|(name, busy)| Busy { name, ..busy }).collect()
+    let known = sight.metrics.server_names.known();
+    for Named { name, connections, failures, bytes } in known {
+        if name.as_str().contains(&wanted.filter) {
+            let busy = names.entry(name.as_str().to_owned()).or_default();
+            (busy.connected, busy.failed, busy.bytes) = (connections, failures, busy.bytes + bytes);
+        }
+    }
+    let named = |(name, busy): (String, Busy)| {
+        // Of a name that no chain lists only the open connections are known.
+        Busy { name, connected: busy.connected.max(busy.active), ..busy }
+    };
+    names.into_iter().map(named).collect()
 }
 
 impl Found {

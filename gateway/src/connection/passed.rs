@@ -66,6 +66,7 @@ fn state(open: &open::Entered, patience: &Patience, handed: &Handed) -> io::Resu
         client_addr: record.client_addr,
         server_name: record.server_name.as_ref().map(ToString::to_string),
         client_random: record.client_random.as_ref().map(ToString::to_string),
+        listed: record.listed,
         rewritten: record.rewritten.clone(),
         route: record.route.as_ref().map(ToString::to_string),
         attempts: record.attempts,
@@ -127,7 +128,7 @@ async fn enter(state: State, handed: Handed, stream: TcpStream, listener: &Liste
     let mut record = listener.access_log.resume(&listener.name, state.client_addr, state.age);
     record.server_name = state.server_name.and_then(|name| ServerName::from_sni(name.as_bytes()).ok());
     record.client_random = state.client_random.and_then(|random| random.parse().ok());
-    record.rewritten = state.rewritten;
+    (record.listed, record.rewritten) = (state.listed, state.rewritten);
     record.route = Some(state.route.unwrap_or_default().into());
     record.attempts = state.attempts;
     record.cluster = Some(Arc::clone(&cluster.config));

@@ -40,6 +40,8 @@ pub(super) struct Taken<'a> {
     pub(super) chain: &'a FilterChain,
     pub(super) limits: Option<Arc<Limits>>,
     pub(super) rewritten: Option<String>,
+    /// It was found by the name.
+    pub(super) listed: bool,
 }
 
 impl Listener {
@@ -81,7 +83,7 @@ impl Listener {
         if let Some(name) = asked.server_name {
             tell(Step::LookedUp(Lookup::AsSent, name.as_str()));
             if let Some(found) = self.names.find(name.as_str(), chains, as_sent, protocols.clone(), tell) {
-                return self.taken(found?, None, asked, tell);
+                return self.taken(found?, true, asked, tell);
             }
             let apply = |rewrite| Some((rewrite, Rewrite::apply(rewrite, name.as_str())?));
             if let Some((rewrite, other)) = self.config.rewrites.iter().find_map(apply) {
@@ -93,16 +95,17 @@ impl Listener {
                 tell(Step::LookedUp(Lookup::Rewritten(rewrite), &other));
                 let found = self.names.find(&other, chains, rewritten_fits, protocols.clone(), tell);
                 if let Some(found) = found {
-                    return self.taken(found?, Some(other), asked, tell);
+                    let taken = self.taken(found?, true, asked, tell)?;
+                    return Ok(Taken { rewritten: Some(other), ..taken });
                 }
                 rewritten = Some(other);
             }
         }
         tell(Step::LookedUp(Lookup::Any, ""));
         match self.names.any(chains, as_sent, protocols, tell) {
-            Some(found) => self.taken(found?, None, asked, tell),
+            Some(found) => self.taken(found?, false, asked, tell),
             None if self.config.options.default_filter_chain.is_some() => {
-                self.taken(chains.len(), None, asked, tell)
+                self.taken(chains.len(), false, asked, tell)
             }
             None => Err(Error::NoChain { rewritten }),
         }
@@ -111,7 +114,7 @@ impl Listener {
     fn taken(
         &self,
         index: usize,
-        rewritten: Option<String>,
+        listed: bool,
         asked: &Asked<'_>,
         tell: &mut impl FnMut(Step<'_>),
     ) -> Result<Taken<'_>, Error> {
@@ -133,7 +136,7 @@ impl Listener {
         if let Some(why) = chain.options.rbac.iter().find_map(refuses) {
             return Err(Error::Denied { chain: chain.name.to_string(), why: Box::new(why) });
         }
-        Ok(Taken { chain, limits, rewritten })
+        Ok(Taken { chain, limits, rewritten: None, listed })
     }
 }
 

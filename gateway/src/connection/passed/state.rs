@@ -22,6 +22,8 @@ pub struct State {
     pub server_name: Option<String>,
     #[serde(default)]
     pub client_random: Option<String>,
+    #[serde(default)]
+    pub listed: bool,
     pub rewritten: Option<String>,
     pub route: Option<String>,
     pub attempts: u32,

@@ -1,0 +1,118 @@
+//! What metrics tell of connections, as whoever scrapes them reads it.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a panic is the report")]
+
+mod support;
+
+use eastgate_loadtest::origin::RawOrigin;
+use serde_json::json;
+use support::*;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+
+/// A Gateway on 15443 for whatever is below `wild.example`, which leads to httpbin.
+fn wildcard() -> [(&'static str, serde_json::Value); 2] {
+    let resource = |kind: &str, spec: serde_json::Value| {
+        json!({
+            "apiVersion": "networking.istio.io/v1",
+            "kind": kind,
+            "metadata": { "name": "wild", "namespace": "bar" },
+            "spec": spec,
+        })
+    };
+    let server = json!({
+        "hosts": ["*.wild.example"],
+        "port": { "name": "tls-wild", "number": 15443, "protocol": "TLS" },
+        "tls": { "mode": "PASSTHROUGH" },
+    });
+    let route = json!({
+        "match": [{ "port": 15443, "sniHosts": ["*.wild.example"] }],
+        "route": [{ "destination": { "host": "httpbin.bar.svc.cluster.local", "port": { "number": 8000 } } }],
+    });
+    [
+        (
+            "wild.json",
+            resource("Gateway", json!({ "selector": { "istio": "ingressgateway" }, "servers": [server] })),
+        ),
+        (
+            "wild-route.json",
+            resource(
+                "VirtualService",
+                json!({ "hosts": ["*.wild.example"], "gateways": ["wild"], "tls": [route] }),
+            ),
+        ),
+    ]
+}
+
+/// A connection from its beginning to its end, however it ends.
+async fn whole(gateway: &Gateway, name: &str) {
+    let mut stream = TcpStream::connect(gateway.address).await.unwrap();
+    stream.write_all(&client_hello(name, &["istio"])).await.unwrap();
+    // What is not refused is echoed.
+    if stream.read_exact(&mut [0; 64]).await.is_ok() {
+        stream.shutdown().await.unwrap();
+    }
+    let _ = stream.read_to_end(&mut Vec::new()).await;
+}
+
+/// The lines of the metrics that begin so.
+async fn told(gateway: &Gateway, metric: &str) -> Vec<String> {
+    let (_, text) = gateway.admin("/stats/prometheus").await;
+    text.lines().filter(|line| line.starts_with(metric)).map(str::to_owned).collect()
+}
+
+#[tokio::test]
+async fn names_that_a_chain_lists_have_metrics_and_those_that_are_made_up_have_none() {
+    let pod = RawOrigin::Echo.start(([127, 0, 0, 1], 0).into()).await.unwrap();
+    let documents = [mesh(&[pod.address()]), wildcard().to_vec()].concat();
+    let gateway =
+        Gateway::start_with(&documents, |layers| layers.flag("metrics.server_names", Some(2))).await;
+    for _ in 0..60 {
+        whole(&gateway, GLOBAL).await;
+        whole(&gateway, "busy.wild.example").await;
+    }
+    for number in 0..100 {
+        // No chain has the first of them, and each of the others is as good as any.
+        whole(&gateway, &format!("n{number}.nobody.example")).await;
+        whole(&gateway, &format!("n{number}.wild.example")).await;
+    }
+    gateway.records(320).await;
+    let metric = "eastgate_server_name_connections_total";
+    assert_eq!(
+        told(&gateway, metric).await,
+        ["busy.wild.example", GLOBAL].map(|name| format!("{metric}{{server_name=\"{name}\"}} 60"))
+    );
+    let bytes = told(&gateway, "eastgate_server_name_bytes_total").await;
+    assert!(bytes.len() == 2 && bytes.iter().all(|line| !line.ends_with(" 0")), "{bytes:?}");
+    assert!(told(&gateway, "eastgate_server_name_failures_total").await.is_empty());
+    let missed = told(&gateway, "eastgate_server_name_missed{what=\"connections\"}").await;
+    assert!(!missed[0].ends_with(" 0"), "there was no room for all: {missed:?}");
+
+    let top = gateway.admin_json("/top?format=json&by=made&limit=2").await;
+    let names = top["names"].as_array().unwrap();
+    let row = |index: usize| (&names[index]["name"], &names[index]["connected"], &names[index]["active"]);
+    assert_eq!(row(0), (&"busy.wild.example".into(), &60.into(), &0.into()), "they are closed: {top}");
+    assert_eq!(row(1), (&GLOBAL.into(), &60.into(), &0.into()));
+}
+
+#[tokio::test]
+async fn names_are_ranked_by_what_failed_too_and_are_no_labels_where_nobody_wants_them() {
+    let nobody = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+    let gateway = Gateway::start(&mesh(&[nobody])).await;
+    whole(&gateway, GLOBAL).await;
+    whole(&gateway, "unknown.example").await;
+    gateway.records(2).await;
+    let failures = told(&gateway, "eastgate_server_name_failures_total").await;
+    assert_eq!(failures, [format!("eastgate_server_name_failures_total{{server_name=\"{GLOBAL}\"}} 1")]);
+    let top = gateway.admin_json("/top?format=json&by=failures").await;
+    let first = &top["names"][0];
+    assert_eq!((&first["name"], &first["failed"]), (&GLOBAL.into(), &1.into()), "{top}");
+    gateway.app.stop().await;
+
+    let documents = mesh(&[nobody]);
+    let gateway =
+        Gateway::start_with(&documents, |layers| layers.flag("metrics.server_names", Some(0))).await;
+    whole(&gateway, GLOBAL).await;
+    gateway.records(1).await;
+    assert!(told(&gateway, "eastgate_server_name").await.is_empty());
+}
