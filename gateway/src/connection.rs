@@ -90,7 +90,7 @@ fn conclude(mut record: access_log::Open, result: &Result<(), Error>, listener: 
     }
     record.close(result.as_ref().err().map(|error| (error.flag(), || error.explain())));
     listener.metrics.close(record.flag, record.route.is_some());
-    listener.downstream.connection_seconds().observe(record.age());
+    listener.downstream.connection_seconds().observe(record.age(), record.example());
     count_by_name(&record, What::Bytes, record.to_upstream_bytes + record.to_client_bytes, listener);
     count_by_name(&record, What::Failures, (record.flag != Flag::Ordinary).into(), listener);
     if let Err(error) = result {
@@ -194,7 +194,7 @@ async fn open(
     let mut attempts = attempts(&routed, ends.remote, listener, record);
     let upstream = connect(client, &routed, &mut attempts, record).await?;
     let connected = record.age();
-    listener.downstream.connect_seconds().observe(connected);
+    listener.downstream.connect_seconds().observe(connected, record.example());
     record.connect = connected.into();
     let extra = hello.as_ref().map_or(0, |hello| raw.len() - hello.consumed());
     let may_replay = hello.as_ref().is_some_and(|hello| !hello.early_data() && hello.consumed() == raw.len());
@@ -395,7 +395,7 @@ fn count_by_name(record: &access_log::Record, what: What, count: u64, listener: 
 
 fn note_hello(record: &mut access_log::Open, listener: &Listener) {
     let age = record.age();
-    listener.downstream.hello_seconds().observe(age);
+    listener.downstream.hello_seconds().observe(age, record.example());
     record.hello = age.into();
 }
 

@@ -12,9 +12,11 @@ use prometheus::{
 
 mod dns;
 mod downstream;
+mod exemplar;
 pub mod family;
 pub mod flag;
 mod kubernetes;
+pub mod open_metrics;
 mod otlp;
 mod overload;
 pub mod per_thread;
@@ -37,6 +39,7 @@ pub use xds::{Xds, timestamp};
 
 /// Names start with it.
 const NAMESPACE: &str = "eastgate";
+const PREFIX: &str = "eastgate_";
 
 /// All metrics of a process.
 #[derive(Debug, Clone)]
@@ -212,13 +215,22 @@ impl Metrics {
     pub fn render(&self) -> impl Iterator<Item = Result<String, prometheus::Error>> + Send + use<> {
         self.registries().map(|registry| TextEncoder::new().encode_to_string(&registry.gather()))
     }
+
+    /// The same in the text format of OpenMetrics, with exemplars.
+    pub fn render_open(&self) -> impl Iterator<Item = Result<String, std::fmt::Error>> + Send + use<> {
+        let downstream = self.downstream.clone();
+        let exemplar = move |name: &str, bucket| downstream.exemplar(name, bucket);
+        let pieces =
+            self.registries().map(move |registry| open_metrics::render(&registry.gather(), &exemplar));
+        pieces.chain([Ok(open_metrics::END.to_owned())])
+    }
 }
 
 struct Made<'a>(&'a Registry, &'a Mutex<Vec<Description>>);
 
 impl Made<'_> {
     fn register(&self, collector: impl Collector + 'static) -> Result<(), prometheus::Error> {
-        let described = |desc: &Desc| Description::new(format!("{NAMESPACE}_{}", desc.fq_name), desc);
+        let described = |desc: &Desc| Description::new(format!("{PREFIX}{}", desc.fq_name), desc);
         let descriptions: Vec<_> = collector.desc().into_iter().map(described).collect();
         self.0.register(Box::new(collector))?;
         self.1.lock().unwrap_or_else(PoisonError::into_inner).extend(descriptions);

@@ -4,15 +4,19 @@
 
 mod support;
 
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
 use eastgate_loadtest::origin::RawOrigin;
-use serde_json::json;
+use serde_json::{Value, json};
 use support::*;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
 /// A Gateway on 15443 for whatever is below `wild.example`, which leads to httpbin.
-fn wildcard() -> [(&'static str, serde_json::Value); 2] {
-    let resource = |kind: &str, spec: serde_json::Value| {
+fn wildcard() -> [(&'static str, Value); 2] {
+    let resource = |kind: &str, spec: Value| {
         json!({
             "apiVersion": "networking.istio.io/v1",
             "kind": kind,
@@ -115,4 +119,71 @@ async fn names_are_ranked_by_what_failed_too_and_are_no_labels_where_nobody_want
     whole(&gateway, GLOBAL).await;
     gateway.records(1).await;
     assert!(told(&gateway, "eastgate_server_name").await.is_empty());
+}
+
+/// What Prometheus' own library for Python makes of the text. Where it is not there, one line says so, unless `E2E=required`.
+fn read_by_others(text: &str) -> Option<Vec<Value>> {
+    let target = Path::new(env!("CARGO_BIN_EXE_eastgate")).parent().and_then(Path::parent).unwrap();
+    let made = target.join("e2e/venv/bin/python");
+    let python = std::env::var_os("E2E_PYTHON").map_or(made, PathBuf::from);
+    let has_parser =
+        Command::new(&python).args(["-c", "import prometheus_client.openmetrics.parser"]).output();
+    if !has_parser.is_ok_and(|output| output.status.success()) {
+        let why =
+            format!("OpenMetrics wants {} with prometheus-client; .ci/setup makes it", python.display());
+        assert!(std::env::var("E2E").as_deref() != Ok("required"), "{why}");
+        eprintln!("not run: {why}");
+        return None;
+    }
+    let program = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/metrics/open_metrics.py");
+    let mut parser =
+        Command::new(python).arg(program).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    parser.stdin.take().unwrap().write_all(text.as_bytes()).unwrap();
+    let output = parser.wait_with_output().unwrap();
+    assert!(output.status.success(), "the parser takes it not:\n{text}");
+    Some(serde_json::from_slice(&output.stdout).unwrap())
+}
+
+#[tokio::test]
+async fn who_asks_for_open_metrics_gets_them_with_connections_as_exemplars() {
+    let pod = RawOrigin::Echo.start(([127, 0, 0, 1], 0).into()).await.unwrap();
+    let gateway = Gateway::start(&mesh(&[pod.address()])).await;
+    whole(&gateway, GLOBAL).await;
+    whole(&gateway, "unknown.example").await;
+    let records = gateway.records(2).await;
+    let led = records.iter().find(|record| record["flag"] == "-").unwrap();
+    // As Prometheus 3 asks.
+    let accept = "application/openmetrics-text;version=1.0.0;escaping=allow-utf-8;q=0.6,\
+        text/plain;version=0.0.4;q=0.3,*/*;q=0.2";
+    let (_, text) = http_get_as(gateway.app.admin_address(), "/stats/prometheus", accept).await;
+    let Some(samples) = read_by_others(&text) else { return };
+
+    let connects: Vec<_> = samples
+        .iter()
+        .filter(|sample| sample["name"] == "eastgate_connect_seconds_bucket" && !sample["exemplar"].is_null())
+        .collect();
+    assert_eq!(connects.len(), 1, "one connection was connected: {connects:#?}");
+    let example = &connects[0]["exemplar"];
+    assert_eq!(example["labels"]["client_random"], led["client_random"]);
+    assert!(
+        example["labels"]["trace_id"].as_str().unwrap().ends_with(led["client_random"].as_str().unwrap())
+    );
+    let bound: f64 = connects[0]["labels"]["le"].as_str().unwrap().parse().unwrap();
+    assert!(example["value"].as_f64().unwrap() <= bound, "it is of its bucket: {connects:#?}");
+    for family in ["hello_seconds", "connection_seconds"] {
+        let name = format!("eastgate_{family}_bucket");
+        assert!(
+            samples.iter().any(|one| one["name"] == name.as_str() && !one["exemplar"].is_null()),
+            "{family}"
+        );
+    }
+
+    // Nothing is called otherwise than in the older format, which has the same values but for what changes by itself.
+    let (_, older) = gateway.admin("/stats/prometheus").await;
+    let names = |text: &str| -> std::collections::BTreeSet<String> {
+        let lines = text.lines().filter(|line| !line.starts_with('#'));
+        lines.map(|line| line.split([' ', '{']).next().unwrap().to_owned()).collect()
+    };
+    assert_eq!(names(&text), names(&older));
+    assert!(!older.contains("# EOF") && !older.contains("trace_id"));
 }

@@ -82,6 +82,13 @@ pub struct Record {
     pub error: Option<Cow<'static, str>>,
 }
 
+impl Record {
+    /// What the connection is known by as an example for a histogram, where it began with a ClientHello.
+    pub fn example(&self) -> Option<(u64, SystemTime)> {
+        Some((self.client_random?.number(), self.start))
+    }
+}
+
 /// What only some formats want of a connection, and most need not pay for.
 #[derive(Debug)]
 pub struct Extra {

@@ -2,7 +2,7 @@
 
 use axum::body::Body;
 use axum::extract::{Query, State};
-use axum::http::{StatusCode, header};
+use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Json, Response};
 use prometheus::proto::{Metric, MetricFamily, MetricType};
 use regex::Regex;
@@ -10,6 +10,7 @@ use serde::Deserialize;
 use serde_json::json;
 
 use super::Sight;
+use crate::metrics::open_metrics;
 
 /// The longest pattern; its compiled form is bounded by the library.
 const MAX_PATTERN: usize = 1024;
@@ -22,13 +23,24 @@ pub(super) struct Selection {
     usedonly: Option<String>,
 }
 
-pub(super) async fn prometheus(State(sight): State<Sight>) -> Response {
+/// In the format that the scraper asks for, Prometheus' own or OpenMetrics, which has exemplars.
+pub(super) async fn prometheus(State(sight): State<Sight>, headers: HeaderMap) -> Response {
     sight.count_names().await;
-    let pieces = Body::from_stream(tokio_stream::iter(sight.metrics.render()));
-    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], pieces).into_response()
+    let accepts = headers.get_all(header::ACCEPT).iter().filter_map(|value| value.to_str().ok());
+    let (kind, pieces) = match open_metrics::is_wanted(&accepts.collect::<Vec<_>>().join(",")) {
+        true => {
+            (open_metrics::CONTENT_TYPE, Body::from_stream(tokio_stream::iter(sight.metrics.render_open())))
+        }
+        false => ("text/plain; version=0.0.4", Body::from_stream(tokio_stream::iter(sight.metrics.render()))),
+    };
+    ([(header::CONTENT_TYPE, kind)], pieces).into_response()
 }
 
-pub(super) async fn all(State(sight): State<Sight>, Query(selection): Query<Selection>) -> Response {
+pub(super) async fn all(
+    State(sight): State<Sight>,
+    Query(selection): Query<Selection>,
+    headers: HeaderMap,
+) -> Response {
     let format = selection.format.as_deref().unwrap_or("text");
     let filter = match selection.filter.as_deref().map(pattern).transpose() {
         Ok(filter) => filter,
@@ -41,7 +53,7 @@ pub(super) async fn all(State(sight): State<Sight>, Query(selection): Query<Sele
     };
     let stats = || sight.metrics.gather().flat_map(|family| samples(&family)).filter(keep);
     match format {
-        "prometheus" => prometheus(State(sight)).await,
+        "prometheus" => prometheus(State(sight), headers).await,
         "json" => {
             let stats: Vec<_> =
                 stats().map(|(name, value)| json!({ "name": name, "value": value })).collect();

@@ -8,6 +8,7 @@ use prometheus::proto::{MetricFamily, MetricType};
 use prometheus::{IntCounter, IntCounterVec};
 
 use super::Made;
+use super::exemplar::Exemplar;
 use super::family::{family, sample, times};
 use super::flag::Flag;
 use super::per_thread::{Counts, Times};
@@ -122,6 +123,18 @@ impl Downstream {
     /// Of connections, from accept to the end.
     pub fn connection_seconds(&self) -> &Times {
         &self.counted.connection
+    }
+
+    /// A connection that was counted in this bucket of the family of this name.
+    pub(super) fn exemplar(&self, family: &str, bucket: usize) -> Option<Exemplar> {
+        let [.., hello, connect, connection] = FAMILIES.map(|(name, ..)| name);
+        let times = match family.strip_prefix(super::PREFIX)? {
+            name if name == hello => &self.counted.hello,
+            name if name == connect => &self.counted.connect,
+            name if name == connection => &self.counted.connection,
+            _ => return None,
+        };
+        times.exemplar(bucket)
     }
 
     /// What each listener has counted.

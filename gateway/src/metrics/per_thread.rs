@@ -2,7 +2,9 @@
 //! they are summed when somebody reads them.
 
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
+
+use super::exemplar::{Exemplar, Slot};
 
 /// Threads beyond so many share places, which costs time and nothing else.
 const PLACES: usize = 16;
@@ -53,12 +55,13 @@ pub struct Times {
     /// The first bound, in nanoseconds.
     first: u64,
     counts: Counts<{ SUM + 1 }>,
+    slots: [Slot; BOUNDED + 1],
 }
 
 impl Times {
     /// With this bound for the shortest, in nanoseconds; 65,536 times that is the last.
     pub fn from(first: u64) -> Self {
-        Self { first, counts: Counts::default() }
+        Self { first, counts: Counts::default(), slots: Default::default() }
     }
 
     /// The upper bounds of the buckets, in nanoseconds.
@@ -66,11 +69,20 @@ impl Times {
         std::array::from_fn(|index| self.first << (2 * index))
     }
 
-    /// Counts one.
-    pub fn observe(&self, time: Duration) {
+    /// Counts one, of a connection that began with these random bytes at that time, if there were any.
+    pub fn observe(&self, time: Duration, of: Option<(u64, SystemTime)>) {
         let nanos = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
-        self.counts.add(self.bounds().iter().position(|bound| nanos <= *bound).unwrap_or(BOUNDED), 1);
+        let bucket = self.bounds().iter().position(|bound| nanos <= *bound).unwrap_or(BOUNDED);
+        self.counts.add(bucket, 1);
         self.counts.add(SUM, nanos);
+        if let (Some((client_random, began)), Some(slot)) = (of, self.slots.get(bucket)) {
+            slot.offer(Exemplar { client_random, time, at: began + time });
+        }
+    }
+
+    /// A connection that was counted in this bucket, the last of which has no bound.
+    pub fn exemplar(&self, bucket: usize) -> Option<Exemplar> {
+        self.slots.get(bucket)?.get()
     }
 
     /// How many were at most as long as each of the [bounds](Self::bounds), and how many there were.
@@ -108,7 +120,7 @@ mod tests {
     fn a_time_is_counted_in_the_first_bucket_that_holds_it() {
         let times = Times::from(250_000);
         for nanos in [250_000, 250_001, 1_000_000, u64::MAX / 2] {
-            times.observe(Duration::from_nanos(nanos));
+            times.observe(Duration::from_nanos(nanos), None);
         }
         assert_eq!(times.cumulated(), ([1, 3, 3, 3, 3, 3, 3, 3, 3], 4));
         assert_eq!(times.total(), Duration::from_nanos(u64::MAX / 2 + 1_500_001));

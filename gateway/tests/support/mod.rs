@@ -145,9 +145,14 @@ fn layers(directory: &Path) -> Layers {
 
 /// One GET over a connection of its own.
 pub async fn http_get(address: SocketAddr, path: &str) -> (u16, String) {
+    http_get_as(address, path, "*/*").await
+}
+
+/// The same for an answer of this kind.
+pub async fn http_get_as(address: SocketAddr, path: &str, accept: &str) -> (u16, String) {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     let mut stream = tokio::net::TcpStream::connect(address).await.unwrap();
-    let request = format!("GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n");
+    let request = format!("GET {path} HTTP/1.1\r\nhost: x\r\naccept: {accept}\r\nconnection: close\r\n\r\n");
     stream.write_all(request.as_bytes()).await.unwrap();
     let mut answer = String::new();
     stream.read_to_string(&mut answer).await.unwrap();
