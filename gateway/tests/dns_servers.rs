@@ -52,7 +52,7 @@ fn free_address() -> SocketAddr {
 }
 
 impl Dnsmasq {
-    /// One that knows this, and nobody else to ask.
+    /// One that knows this, and nobody else to ask. It answers when this returns.
     fn start(directory: &Path, address: SocketAddr, knows: &[String]) -> Self {
         let log = directory.join(format!("{}.log", address.port()));
         let mut command = Command::new("dnsmasq");
@@ -66,7 +66,16 @@ impl Dnsmasq {
         command.args(["--user=root", "--conf-file=/dev/null", "--pid-file=", "--log-queries"]);
         command.arg(format!("--port={}", address.port())).arg(format!("--listen-address={}", address.ip()));
         command.arg(format!("--log-facility={}", log.display())).args(knows);
-        let process = command.stdin(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        let mut process = command.stdin(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+        let began = std::time::Instant::now();
+        while std::net::TcpStream::connect(address).is_err() {
+            assert!(began.elapsed() < PATIENCE, "dnsmasq does not listen on {address}");
+            if let Some(status) = process.try_wait().unwrap() {
+                let complaint = std::io::read_to_string(process.stderr.take().unwrap()).unwrap();
+                panic!("dnsmasq has ended ({status}): {complaint}");
+            }
+            std::thread::yield_now();
+        }
         Self { process, address, log }
     }
 
@@ -223,8 +232,6 @@ async fn that_a_name_does_not_exist_is_believed_as_long_as_its_zone_says_so_and_
                 .flag("upstream.dns.timeout", Some("5s"))
         }
     };
-    told.is_up().await;
-    untold.is_up().await;
     let _believes = gateway(&["gone.example"], 15443, patient(told.address)).await;
     told.until_asked("gone.example", 1).await;
     let asks_again = gateway(&["gone.example"], 15443, patient(untold.address)).await;
@@ -239,18 +246,6 @@ async fn that_a_name_does_not_exist_is_believed_as_long_as_its_zone_says_so_and_
     drop(untold);
     let _dnsmasq = Dnsmasq::start(directory.path(), address, &[record("gone.example", "127.0.9.7", 1)]);
     until(&asks_again, &["127.0.9.7"]).await;
-}
-
-impl Dnsmasq {
-    /// Waits until it answers: a server that is not there yet would be one that does not answer.
-    async fn is_up(&self) {
-        let up = async {
-            while tokio::net::TcpStream::connect(self.address).await.is_err() {
-                tokio::task::yield_now().await;
-            }
-        };
-        tokio::time::timeout(PATIENCE, up).await.expect("dnsmasq answers");
-    }
 }
 
 #[tokio::test]
@@ -317,7 +312,6 @@ async fn a_search_domain_is_not_asked_unless_that_is_set() {
     let directory = tempfile::tempdir().unwrap();
     let trap = record("gw.bar.example", "127.6.6.6", 1);
     let dnsmasq = Dnsmasq::start(directory.path(), "127.0.153.53:53".parse().unwrap(), &[trap]);
-    dnsmasq.is_up().await;
     let resolv = directory.path().join("resolv.conf");
     std::fs::write(&resolv, "nameserver 127.0.153.53\nsearch bar.example\noptions ndots:5\n").unwrap();
     let mesh = directory.path().join("mesh");
