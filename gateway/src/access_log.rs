@@ -77,7 +77,7 @@ impl AccessLog {
         dropped: IntCounter,
     ) -> Result<(Self, Writer), Error> {
         let shape = Shape::new(settings)?;
-        let wants_extra = shape.wants_extra();
+        let wants_extra = shape.wants_extra() || also.as_ref().is_some_and(|also| also.wants_extra);
         let out = Out::open(&settings.path)
             .map_err(|source| Error::Open { path: settings.path.clone(), source })?;
         let filter = Filter {
@@ -116,7 +116,8 @@ impl AccessLog {
     pub fn begin(&self, listener: &Arc<str>, client_addr: SocketAddr) -> Open {
         let extra = self.0.wants_extra.then(|| {
             let id = CONNECTIONS.fetch_add(1, Relaxed) + 1;
-            Box::new(Extra { id, local: None, direct_client: client_addr, upstream_local: None })
+            let attempts = Box::default();
+            Box::new(Extra { id, local: None, direct_client: client_addr, upstream_local: None, attempts })
         });
         let record = Record {
             start: SystemTime::now(),

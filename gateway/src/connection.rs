@@ -332,7 +332,7 @@ fn attempts<'a>(
     record: &access_log::Open,
 ) -> Attempts<'a> {
     let key = listener.key(routed, remote, record.server_name.as_ref());
-    Attempts::new(&listener.upstream, routed.connect_attempts, key)
+    Attempts::new(&listener.upstream, routed.connect_attempts, key, record.extra.is_some())
 }
 
 /// Connects to an endpoint while watching the client: nobody waits for a client that has reset the connection. One
@@ -348,6 +348,9 @@ async fn connect(
         _ = relay::reset(client) => None,
     };
     record.attempts = attempts.begun();
+    if let Some(extra) = record.extra() {
+        extra.attempts = attempts.told().into();
+    }
     let result = result.ok_or(Error::ClientLeft)?;
     match &result {
         Ok(upstream) => note_endpoint(record, upstream),

@@ -24,6 +24,7 @@ pub mod source;
 pub mod access_log;
 pub mod admin;
 pub mod admin_client;
+pub mod attempt;
 pub mod closing;
 pub mod control_plane;
 pub mod dialects;

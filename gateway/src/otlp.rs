@@ -1,6 +1,7 @@
 //! Connections for OpenTelemetry's collectors: a span for each, with its phases below it, and a log record. What a collector does
 //! not take in time is dropped and counted; nothing waits for it.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use eastgate_config::bootstrap;
@@ -10,7 +11,7 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout, timeout_at};
 use tonic::Status;
 use tonic::codegen::http::uri::PathAndQuery;
-use tonic::transport::{Channel, Endpoint};
+use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint};
 use tonic_prost::ProstCodec;
 
 use crate::access_log::{Also, Record};
@@ -35,7 +36,9 @@ const BACK_OFF: (Duration, Duration) = (Duration::from_secs(1), Duration::from_s
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The address is none.
-    #[error("otlp.address: {address} is no address of a collector; write it like http://otel-collector:4317")]
+    #[error(
+        "otlp.address: {address} is no address of a collector; write it like http://otel-collector:4317 or https://otel.example:4317"
+    )]
     Address {
         /// As it is set.
         address: String,
@@ -47,6 +50,12 @@ pub enum Error {
 
 #[derive(Debug, thiserror::Error)]
 enum Failure {
+    #[error("otlp.ca_path: {} cannot be read", path.display())]
+    Roots {
+        path: PathBuf,
+        #[source]
+        source: std::io::Error,
+    },
     #[error(transparent)]
     Transport(#[from] tonic::transport::Error),
     #[error("{:?}: {}", .0.code(), .0.message())]
@@ -59,7 +68,9 @@ enum Failure {
 #[derive(Debug)]
 pub struct Exporter {
     records: mpsc::Receiver<Box<Record>>,
-    channel: Channel,
+    endpoint: Endpoint,
+    /// Until it has failed.
+    channel: Option<Channel>,
     settings: bootstrap::Otlp,
     reporter: Reporter,
     metrics: metrics::Otlp,
@@ -79,10 +90,12 @@ impl Exporter {
             .map_err(|source| Error::Address { address, source })?
             .connect_timeout(TIMEOUT);
         let (sender, records) = mpsc::channel(QUEUE);
-        let also = Also { records: sender, dropped: metrics.dropped.clone() };
+        let also =
+            Also { records: sender, dropped: metrics.dropped.clone(), wants_extra: settings.otlp.traces };
         let exporter = Self {
             records,
-            channel: endpoint.connect_lazy(),
+            endpoint,
+            channel: None,
             settings: settings.otlp.clone(),
             reporter: Reporter::new(&settings.node),
             metrics: metrics.clone(),
@@ -104,6 +117,7 @@ impl Exporter {
                     back_off = BACK_OFF.0;
                 }
                 Err(error) => {
+                    self.channel = None;
                     self.metrics.dropped.inc_by(batch.len() as u64);
                     if !std::mem::replace(&mut failing, true) {
                         let address = self.settings.address.as_deref();
@@ -132,24 +146,46 @@ impl Exporter {
         Some(batch)
     }
 
-    async fn export(&self, batch: &[Box<Record>]) -> Result<(), Failure> {
+    async fn export(&mut self, batch: &[Box<Record>]) -> Result<(), Failure> {
+        let channel = self.channel().await?;
         let ids: Vec<_> = batch.iter().map(|record| message::ids(record)).collect();
         let told: Vec<_> = batch.iter().map(|record| &**record).zip(ids).collect();
         if self.settings.traces {
-            self.send(ExportTraces::METHOD, self.reporter.traces(&told)).await?;
+            self.send(&channel, ExportTraces::METHOD, self.reporter.traces(&told)).await?;
         }
         if self.settings.logs {
-            self.send(ExportLogs::METHOD, self.reporter.logs(&told)).await?;
+            self.send(&channel, ExportLogs::METHOD, self.reporter.logs(&told)).await?;
         }
         Ok(())
     }
 
+    /// The way to the collector. Whom to believe is read for each new one, so that a renewed file is in use after the first failure.
+    async fn channel(&mut self) -> Result<Channel, Failure> {
+        if let Some(channel) = &self.channel {
+            return Ok(channel.clone());
+        }
+        let mut endpoint = self.endpoint.clone();
+        if endpoint.uri().scheme_str() == Some("https") {
+            let tls = match &self.settings.ca_path {
+                None => ClientTlsConfig::new().with_native_roots(),
+                Some(path) => {
+                    let pem = tokio::fs::read(path).await;
+                    let pem = pem.map_err(|source| Failure::Roots { path: path.clone(), source })?;
+                    ClientTlsConfig::new().ca_certificate(Certificate::from_pem(pem))
+                }
+            };
+            endpoint = endpoint.tls_config(tls)?;
+        }
+        Ok(self.channel.insert(endpoint.connect_lazy()).clone())
+    }
+
     async fn send<M: Message + Default + 'static>(
         &self,
+        channel: &Channel,
         method: &'static str,
         message: M,
     ) -> Result<(), Failure> {
-        let mut client = tonic::client::Grpc::new(self.channel.clone());
+        let mut client = tonic::client::Grpc::new(channel.clone());
         let sending = async {
             client.ready().await?;
             let codec = ProstCodec::<M, ExportResponse>::default();

@@ -91,6 +91,16 @@ pub enum Error {
     },
 }
 
+impl Error {
+    /// Without the endpoint: what the system said, if it did.
+    fn reason(&self) -> String {
+        match self {
+            Self::Connect { source, .. } => source.to_string(),
+            other => other.to_string(),
+        }
+    }
+}
+
 /// What to look at, where the system's answer says it.
 fn remedy(error: &io::Error) -> &'static str {
     match error.kind() {

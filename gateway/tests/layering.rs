@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 const ROWS: &[&[&str]] = &[
     &[
         "admin_client",
+        "attempt",
         "client_hello",
         "control_plane",
         "relay",

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 use base64::prelude::{BASE64_STANDARD, Engine};
+use eastgate_loadtest::ca::Ca;
 use eastgate_loadtest::origin::RawOrigin;
 use serde_json::{Value, json};
 use support::*;
@@ -34,6 +35,11 @@ impl Drop for Collector {
 impl Collector {
     /// Where Python has what it wants. Otherwise one line says so and the test passes without, unless `E2E=required`.
     fn start() -> Option<Self> {
+        Self::start_with(&[])
+    }
+
+    /// The same with a certificate and its key.
+    fn start_with(files: &[PathBuf]) -> Option<Self> {
         let target = Path::new(env!("CARGO_BIN_EXE_eastgate")).parent().and_then(Path::parent).unwrap();
         let given = std::env::var_os("E2E_PYTHON").map(PathBuf::from);
         let made = target.join("e2e/venv/bin/python");
@@ -42,7 +48,7 @@ impl Collector {
         let python = given.filter(has_otlp).unwrap_or(made);
         let program = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/otlp/collector.py");
         let mut command = Command::new(&python);
-        command.arg(program).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
+        command.arg(program).args(files).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
         let started = command.spawn().ok().and_then(|mut process| {
             let mut lines = BufReader::new(process.stdout.take().unwrap()).lines();
             let first = lines.next().and_then(Result::ok)?;
@@ -115,14 +121,18 @@ async fn a_connection_is_a_trace_of_its_phases_and_a_log_record_of_that_trace() 
     stream.shutdown().await.unwrap();
     stream.read_to_end(&mut Vec::new()).await.unwrap();
 
-    let (spans, logs) = collector.hear(4, 1).await;
+    let (spans, logs) = collector.hear(5, 1).await;
     let whole = named(&spans, "connection");
     let phases = ["hello", "connect", "relay"].map(|name| named(&spans, name));
     // The random bytes stand behind two headers and a version; a trace's id is their beginning.
     let id = [&[0; 8][..], &hello[11..19]].concat();
     let id = json!(BASE64_STANDARD.encode(id));
     assert!(spans.iter().chain(&logs).all(|one| one["trace_id"] == id), "{id} in {spans:#?} {logs:#?}");
-    assert!(phases.iter().all(|phase| phase["parent_span_id"] == whole["span_id"]), "{spans:#?}");
+    let attempt = named(&spans, "attempt");
+    assert!(
+        phases.iter().chain([&attempt]).all(|part| part["parent_span_id"] == whole["span_id"]),
+        "{spans:#?}"
+    );
     assert_eq!(logs[0]["span_id"], whole["span_id"]);
     let mut before = nanos(whole, "start_time_unix_nano");
     for phase in phases {
@@ -148,12 +158,79 @@ async fn the_phase_in_which_a_connection_failed_says_so() {
     let mut stream = TcpStream::connect(gateway.address).await.unwrap();
     stream.write_all(&client_hello(GLOBAL, &["istio"])).await.unwrap();
     let _ = stream.read_to_end(&mut Vec::new()).await;
-    let (spans, logs) = collector.hear(3, 1).await;
+    let (spans, logs) = collector.hear(4, 1).await;
     let failed = |name| named(&spans, name)["status"]["code"] == "STATUS_CODE_ERROR";
     assert_eq!(["connection", "hello", "connect"].map(failed), [true, false, true], "{spans:#?}");
     assert!(!spans.iter().any(|span| span["name"] == "relay"));
+    let message = named(&spans, "attempt")["status"]["message"].as_str().unwrap();
+    assert!(message.contains("refused"), "{message}");
     assert_eq!(attribute(&logs[0], "eastgate.flag"), Some(&json!("UF")));
     assert_eq!(logs[0]["severity_number"], "SEVERITY_NUMBER_WARN");
+}
+
+#[tokio::test]
+async fn each_attempt_to_connect_is_a_span_with_its_endpoint_and_what_it_came_to() {
+    let Some(mut collector) = Collector::start() else { return };
+    let nobody = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+    let pod = RawOrigin::Echo.start(([127, 0, 0, 1], 0).into()).await.unwrap();
+    let gateway = Gateway::start_with(&mesh(&[nobody, pod.address()]), |layers| {
+        layers.flag("otlp.address", Some(collector.address.clone())).flag("otlp.logs", Some(false))
+    })
+    .await;
+    // They are taken in turn, so that one of two connections meets nobody first.
+    for _ in 0..2 {
+        drop(tunnel(gateway.address).await.unwrap());
+    }
+    let (spans, _) = collector.hear(2 * 4 + 3, 0).await;
+    let attempts = spans.iter().filter(|span| span["name"] == "attempt");
+    let told = attempts.map(|span| {
+        let port = attribute(span, "network.peer.port").unwrap().as_str().unwrap().to_owned();
+        let outcome = attribute(span, "eastgate.outcome").unwrap().as_str().unwrap();
+        let took = nanos(span, "end_time_unix_nano") - nanos(span, "start_time_unix_nano");
+        assert!(took > 0 && span["parent_span_id"].is_string(), "{span}");
+        (outcome, port, span["status"]["code"] == "STATUS_CODE_ERROR")
+    });
+    let mut told: Vec<_> = told.collect();
+    told.sort();
+    let [nobody, pod] = [nobody, pod.address()].map(|address| address.port().to_string());
+    assert_eq!(
+        told,
+        [("connected", pod.clone(), false), ("connected", pod, false), ("failed", nobody, true)]
+    );
+    let whole = spans.iter().filter(|span| span["name"] == "connection");
+    assert!(whole.clone().all(|span| span.get("status").is_none()), "a retry that helped is no failure");
+}
+
+#[tokio::test]
+async fn a_collector_is_told_over_tls_once_its_certificate_is_believed() {
+    let directory = tempfile::tempdir().unwrap();
+    let put = |name: &str, text: &str| {
+        let path = directory.path().join(name);
+        std::fs::write(&path, text).unwrap();
+        path
+    };
+    let (ca, other) = (Ca::new().unwrap(), Ca::new().unwrap());
+    let certificate = ca.issue(&["localhost"]).unwrap();
+    let files = [put("cert.pem", &certificate.chain_pem()), put("key.pem", &certificate.key_pem())];
+    let Some(mut collector) = Collector::start_with(&files) else { return };
+    let root = put("root.pem", &other.certificate_pem());
+    let pod = RawOrigin::Echo.start(([127, 0, 0, 1], 0).into()).await.unwrap();
+    let gateway = Gateway::start_with(&mesh(&[pod.address()]), |layers| {
+        layers
+            .flag("otlp.address", Some(collector.address.clone()))
+            .flag("otlp.ca_path", Some(root.display().to_string()))
+    })
+    .await;
+    drop(tunnel(gateway.address).await.unwrap());
+    // Whoever else's certificate it is, it is not told.
+    let dropped = |text: &str| text.contains("eastgate_otlp_dropped_total 1");
+    gateway.admin_until("/stats/prometheus", dropped).await;
+    assert!(collector.said.try_recv().is_err());
+
+    put("root.pem", &ca.certificate_pem());
+    drop(tunnel(gateway.address).await.unwrap());
+    let (spans, _) = collector.hear(5, 1).await;
+    assert_eq!(attribute(named(&spans, "connection"), "tls.client.server_name"), Some(&json!(GLOBAL)));
 }
 
 #[tokio::test]

@@ -302,10 +302,11 @@ pub const KEYS: &[Key] = &[
     ),
     key(
         "otlp.address",
-        "an OpenTelemetry collector's OTLP/gRPC port, such as http://otel-collector:4317, without TLS; empty: none",
+        "an OpenTelemetry collector's OTLP/gRPC port, such as http://otel-collector:4317 or https://otel.example:4317; empty: none",
     ),
+    key("otlp.ca_path", "the certificates by which an https collector is verified; empty: this machine's"),
     key("otlp.logs", "send it a log record of each connection that the access log's filter lets through"),
-    key("otlp.traces", "send it a span of each, with its phases as spans below"),
+    key("otlp.traces", "send it a span of each, with its phases and its attempts to connect as spans below"),
     key("log.level", "error, warn, info, debug, or a tracing filter such as info,eastgate=debug"),
     key("log.format", "text or json"),
     key(

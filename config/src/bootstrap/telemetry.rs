@@ -1,6 +1,7 @@
 //! What is told of connections and of the process, and where.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -63,13 +64,15 @@ impl AccessLog {
 pub struct Otlp {
     #[serde(deserialize_with = "empty_is_none")]
     pub address: Option<String>,
+    #[serde(deserialize_with = "empty_is_none")]
+    pub ca_path: Option<PathBuf>,
     pub logs: bool,
     pub traces: bool,
 }
 
 impl Default for Otlp {
     fn default() -> Self {
-        Self { address: None, logs: true, traces: true }
+        Self { address: None, ca_path: None, logs: true, traces: true }
     }
 }
 

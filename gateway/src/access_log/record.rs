@@ -11,6 +11,7 @@ use eastgate_config::server_name::ServerName;
 use serde::Serialize;
 
 use super::AccessLog;
+use crate::attempt::Attempt;
 use crate::client_hello::RandomPrefix;
 use crate::metrics::{Flag, Usage};
 
@@ -30,7 +31,7 @@ pub struct Record {
     pub(super) usage: Option<Arc<Usage>>,
     /// What only some formats want.
     #[serde(skip)]
-    pub(super) extra: Option<Box<Extra>>,
+    pub extra: Option<Box<Extra>>,
     /// How long it was open.
     pub duration_ms: u64,
     /// From accept to the end of the ClientHello.
@@ -87,6 +88,11 @@ impl Record {
     pub fn example(&self) -> Option<(u64, SystemTime)> {
         Some((self.client_random?.number(), self.start))
     }
+
+    /// How long after the connection's beginning this was.
+    pub fn after(&self, at: Instant) -> Duration {
+        at.saturating_duration_since(self.began)
+    }
 }
 
 /// What only some formats want of a connection, and most need not pay for.
@@ -100,6 +106,8 @@ pub struct Extra {
     pub direct_client: SocketAddr,
     /// Where the gateway's own connection to the endpoint comes from.
     pub upstream_local: Option<SocketAddr>,
+    /// What became of each attempt to connect.
+    pub attempts: Box<[Attempt]>,
 }
 
 /// A time in microseconds, of which a connection has several; 0 is none.

@@ -32,6 +32,8 @@ pub struct Also {
     pub records: mpsc::Sender<Box<Record>>,
     /// Counts what is lost because there is no room.
     pub dropped: IntCounter,
+    /// Whether they are to have what only some want.
+    pub wants_extra: bool,
 }
 
 /// Where lines go.
@@ -122,7 +124,7 @@ pub(super) fn write(
                 if out.write(&mut line, shape, &record).is_err() {
                     lost.inc();
                 }
-                if let Some(Also { records, dropped }) = also
+                if let Some(Also { records, dropped, .. }) = also
                     && records.try_send(record).is_err()
                 {
                     dropped.inc();

@@ -118,7 +118,12 @@ async fn secured(
                 (record.peer, record.engine) = (Some(peer), "tls");
                 return (record, result);
             }
-            Err(Error::Tls(error)) if error.may_pass() => refused = Some(error.into()),
+            Err(Error::Tls(error)) if error.may_pass() => {
+                if let Some(endpoint) = record.endpoint {
+                    attempts.tell(endpoint, || error.to_string());
+                }
+                refused = Some(error.into());
+            }
             Err(error) => return (record, Err(error)),
         }
     }

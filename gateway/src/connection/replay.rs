@@ -76,6 +76,7 @@ pub(super) async fn replay(
         };
         upstream.replied(&routed.cluster, outcome);
         attempts.failed();
+        attempts.tell(upstream.endpoint.endpoint().address, || outcome.to_string());
         // Kept until another is connected, because it may yet speak.
         match connect(client, routed, attempts, record).await {
             Ok(other) => upstream = other,

@@ -1,5 +1,6 @@
 //! Records as spans and log records: pure.
 
+use std::net::SocketAddr;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use eastgate_config::bootstrap;
@@ -9,6 +10,7 @@ use eastgate_proto::otlp::{
 };
 
 use crate::access_log::Record;
+use crate::attempt::{self, Attempt};
 use crate::client_hello::RandomPrefix;
 use crate::metrics::Flag;
 
@@ -34,7 +36,8 @@ pub(super) struct Ids {
 pub(super) fn ids(record: &Record) -> Ids {
     let random = record.client_random.map_or(0, RandomPrefix::number);
     let number = if random == 0 { fastrand::u64(1..) } else { random };
-    Ids { trace: u128::from(number).to_be_bytes(), span: fastrand::u64(1..u64::MAX - 8) }
+    // There are fewer attempts than leave no number for a span.
+    Ids { trace: u128::from(number).to_be_bytes(), span: fastrand::u64(1..u64::MAX >> 1) }
 }
 
 /// Who tells: the gateway.
@@ -80,7 +83,7 @@ fn phases(record: &Record) -> (Option<Duration>, Option<Duration>, Duration) {
     (hello, connect, known.max(Duration::from_millis(record.duration_ms)))
 }
 
-/// The span of a connection, and one for each phase that it came to.
+/// The span of a connection, one for each phase that it came to, and one for each attempt to connect.
 fn spans(record: &Record, ids: Ids) -> Vec<Span> {
     let start = nanos(record.start);
     let (hello, connect, end) = phases(record);
@@ -111,15 +114,17 @@ fn spans(record: &Record, ids: Ids) -> Vec<Span> {
     };
     all.push(first);
     if record.cluster.is_some() {
-        let mut second = span(2, "connect", CLIENT, (hello, connect.unwrap_or(end)));
+        let mut second = span(2, "connect", INTERNAL, (hello, connect.unwrap_or(end)));
         second.attributes.push(number("eastgate.attempts", record.attempts.into()));
-        if let Some(endpoint) = record.endpoint {
-            second.attributes.push(text("network.peer.address", &endpoint.ip().to_string()));
-            second.attributes.push(number("network.peer.port", endpoint.port().into()));
-        }
+        second.attributes.extend(record.endpoint.into_iter().flat_map(peer));
         second.status = status.clone().filter(|_| connect.is_none());
         all.push(second);
     }
+    let attempts = record.extra.iter().flat_map(|extra| &extra.attempts);
+    all.extend(attempts.zip(4..).map(|(attempt, number)| {
+        let (began, ended) = (record.after(attempt.began), attempt.ended.map(|at| record.after(at)));
+        attempted(span(number, "attempt", CLIENT, (began, ended.unwrap_or(end))), attempt)
+    }));
     if let Some(connect) = connect {
         let mut third = span(3, "relay", INTERNAL, (connect, end));
         third.attributes = vec![
@@ -131,6 +136,27 @@ fn spans(record: &Record, ids: Ids) -> Vec<Span> {
         all.push(third);
     }
     all
+}
+
+/// An attempt to connect to an endpoint. That another was faster, or nobody wanted it any more, is no failure.
+fn attempted(mut span: Span, attempt: &Attempt) -> Span {
+    let (word, why) = match &attempt.result {
+        attempt::Result::Abandoned => ("abandoned", None),
+        attempt::Result::Connected => ("connected", None),
+        attempt::Result::Failed(why) => ("failed", Some(why)),
+        attempt::Result::Overtaken => ("overtaken", None),
+    };
+    span.attributes = peer(attempt.endpoint);
+    span.attributes.push(text("eastgate.outcome", word));
+    span.status = why.map(|why| SpanStatus { message: why.clone(), code: FAILED });
+    span
+}
+
+fn peer(endpoint: SocketAddr) -> Vec<KeyValue> {
+    vec![
+        text("network.peer.address", &endpoint.ip().to_string()),
+        number("network.peer.port", endpoint.port().into()),
+    ]
 }
 
 fn log_record(record: &Record, ids: Ids) -> LogRecord {

@@ -133,6 +133,7 @@ fn left(settings: &Settings, variable: impl Fn(&str) -> Option<OsString>) -> BTr
     let mut files: Vec<PathBuf> = xds.root_paths.clone();
     files.extend([&xds.token_path, &xds.certificate_path, &xds.key_path].into_iter().flatten().cloned());
     files.extend(settings.source.xds_file.clone());
+    files.extend(settings.otlp.ca_path.clone());
     let admin = &settings.admin;
     files.extend(
         [&admin.tls_cert_path, &admin.tls_key_path, &admin.token_path].into_iter().flatten().cloned(),

@@ -17,6 +17,7 @@ use super::endpoint::{Endpoint, InUse};
 use super::health::Outcome;
 use super::limit::{Established, Place};
 use super::{Error, Held, Upstream, dial, health, retry};
+use crate::attempt::{self, Attempt, Told};
 
 /// How soon a retry that the budget did not allow is asked for again, at most and at random.
 const BUDGET_AGAIN: Duration = Duration::from_millis(20);
@@ -41,6 +42,7 @@ pub struct Attempts<'a> {
     /// that meets a black hole need not wait for others to get past it.
     retry: Option<Place>,
     over_budget: bool,
+    told: Told,
 }
 
 /// An attempt under way.
@@ -51,8 +53,8 @@ struct Running<F> {
 }
 
 impl<'a> Attempts<'a> {
-    /// At most so many, for a connection that is hashed by this key.
-    pub fn new(rules: &'a bootstrap::Upstream, limit: Option<u32>, key: Option<u64>) -> Self {
+    /// At most so many, for a connection that is hashed by this key; `told` if somebody wants to know of each.
+    pub fn new(rules: &'a bootstrap::Upstream, limit: Option<u32>, key: Option<u64>, told: bool) -> Self {
         let limit = limit.unwrap_or(rules.connect_attempts);
         Self {
             rules,
@@ -65,12 +67,23 @@ impl<'a> Attempts<'a> {
             place: None,
             retry: None,
             over_budget: false,
+            told: Told::new(told),
         }
     }
 
     /// Notes that the endpoint that was connected last is no good.
     pub fn failed(&mut self) {
         self.failures += 1;
+    }
+
+    /// Tells why an endpoint that was connected is no good.
+    pub fn tell(&mut self, endpoint: SocketAddr, why: impl FnOnce() -> String) {
+        self.told.end(endpoint, std::time::Instant::now(), || attempt::Result::Failed(why()));
+    }
+
+    /// What became of each so far, if that was wanted.
+    pub fn told(&self) -> &[Attempt] {
+        self.told.all()
     }
 
     /// How many attempts were made.
@@ -138,6 +151,7 @@ impl<'a> Attempts<'a> {
             cluster.stats.hedged.fetch_add(1, Relaxed);
         }
         self.begun += 1;
+        self.told.begin(endpoint.endpoint().address, now.into_std());
         let dial = Box::pin(dial(Arc::clone(endpoint.shared())));
         running.push(Running { dial, endpoint, began: now });
         Ok(self.hedge_at(cluster, now))
@@ -207,16 +221,25 @@ async fn seek<F: Future<Output = io::Result<TcpStream>>>(
         let (index, dialled) = match done {
             Some(done) => done,
             None if expiring.is_some_and(|at| at <= now) => (0, Err(timed_out("connect timeout"))),
-            None if deadline <= now => return Err(given_up(cluster, &running, last, now)),
+            None if deadline <= now => {
+                let error = given_up(cluster, &running, last, now);
+                attempts.told.end_rest(now.into_std(), || attempt::Result::Failed(error.reason()));
+                return Err(error);
+            }
             None => continue,
         };
-        match running.remove(index).settle(cluster, dialled, now) {
+        let settled = running.remove(index);
+        let at = settled.endpoint.endpoint().address;
+        match settled.settle(cluster, dialled, now) {
             Ok(upstream) => {
                 attempts.retry = None;
+                attempts.told.end(at, now.into_std(), || attempt::Result::Connected);
+                attempts.told.end_rest(now.into_std(), || attempt::Result::Overtaken);
                 overtaken(cluster, running.get(..index).unwrap_or_default(), now);
                 return Ok(upstream);
             }
             Err(error) => {
+                attempts.told.end(at, now.into_std(), || attempt::Result::Failed(error.reason()));
                 last = Some(error);
                 attempts.failures += 1;
                 let again = attempts.after_failure(now);

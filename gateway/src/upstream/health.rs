@@ -90,6 +90,25 @@ impl Outcome {
     }
 }
 
+impl std::fmt::Display for Outcome {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Connected => "it took the connection",
+            Self::ConnectFailed => "it did not take the connection",
+            Self::ConnectTimedOut => "it said nothing to the connection",
+            Self::NotTried => "it was not tried, for want of something here",
+            Self::Answered => "it answered the ClientHello",
+            Self::Alert(description) => {
+                return write!(f, "it answered the ClientHello with alert {description}");
+            }
+            Self::NotTls => "what it answered the ClientHello with is no TLS",
+            Self::ClosedBeforeAnswer => "it closed the connection before it answered the ClientHello",
+            Self::ResetBeforeAnswer => "it reset the connection before it answered the ClientHello",
+            Self::SilentTooLong => "it did not answer the ClientHello in time (upstream.answer_timeout)",
+        })
+    }
+}
+
 /// Hellos by what became of them, of an endpoint or of a cluster.
 #[derive(Debug, Default)]
 pub struct Hellos {

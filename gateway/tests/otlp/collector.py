@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """A collector of OpenTelemetry, as its own protocol buffers define one: prints its address, then each message as a line of JSON.
 
-Needs the environment that ../scripted/setup.sh makes. Ends with its standard input.
+With the paths of a certificate and its key it speaks TLS. Needs the environment that ../scripted/setup.sh makes. Ends with its standard input.
 """
 
 import json
@@ -42,9 +42,15 @@ def main():
     server = grpc.server(ThreadPoolExecutor(2))
     trace_service_pb2_grpc.add_TraceServiceServicer_to_server(Traces(), server)
     logs_service_pb2_grpc.add_LogsServiceServicer_to_server(Logs(), server)
-    port = server.add_insecure_port("127.0.0.1:0")
+    if len(sys.argv) > 2:
+        certificate, key = (open(path, "rb").read() for path in sys.argv[1:])
+        port = server.add_secure_port("127.0.0.1:0", grpc.ssl_server_credentials([(key, certificate)]))
+        address = f"https://localhost:{port}"
+    else:
+        port = server.add_insecure_port("127.0.0.1:0")
+        address = f"http://127.0.0.1:{port}"
     server.start()
-    tell({"address": f"http://127.0.0.1:{port}"})
+    tell({"address": address})
     sys.stdin.read()
     server.stop(0)
 
