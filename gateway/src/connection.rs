@@ -89,8 +89,9 @@ fn conclude(mut record: access_log::Open, result: &Result<(), Error>, listener: 
         return record.forget();
     }
     record.close(result.as_ref().err().map(|error| (error.flag(), || error.explain())));
-    listener.metrics.close(record.flag, record.route.is_some());
-    listener.downstream.connection_seconds().observe(record.age(), record.example());
+    let age = record.age();
+    listener.metrics.close(record.flag, record.route.is_some().then_some(age));
+    listener.downstream.connection_seconds().observe(age, record.example());
     count_by_name(&record, What::Bytes, record.to_upstream_bytes + record.to_client_bytes, listener);
     count_by_name(&record, What::Failures, (record.flag != Flag::Ordinary).into(), listener);
     if let Err(error) = result {

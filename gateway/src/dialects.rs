@@ -17,7 +17,7 @@ use crate::table::Table;
 mod envoy;
 mod istio;
 
-use envoy::{Envoy, Options};
+use envoy::{Envoy, Lengths, Options};
 use istio::{Istio, Reporter};
 
 /// Adds what the settings want, of the tables that are swapped in here and of a gateway with this xDS node and so many
@@ -38,6 +38,7 @@ pub fn register(
     if settings.metrics.envoy {
         let options = Options { threads, control_plane: !settings.xds.addresses.is_empty() };
         metrics.register_foreign(Envoy::new(Arc::clone(table), metrics.clone(), options)?)?;
+        Lengths::all(table)?.into_iter().try_for_each(|lengths| metrics.register_foreign(lengths))?;
     }
     Ok(())
 }

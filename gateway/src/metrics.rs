@@ -2,21 +2,23 @@
 //! labelled thing is made, never on the hot path. No label ever holds what a client sent, but for the few names of
 //! [`server_names`], under the conditions that stand there.
 
+use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use prometheus::core::{Collector, Desc};
 use prometheus::proto::MetricFamily;
 use prometheus::{
-    Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder,
+    Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
 };
 
 mod dns;
 mod downstream;
 mod exemplar;
+pub mod exposition;
 pub mod family;
 pub mod flag;
 mod kubernetes;
-pub mod open_metrics;
+pub mod milliseconds;
 mod otlp;
 mod overload;
 pub mod per_thread;
@@ -27,6 +29,7 @@ mod usage;
 mod xds;
 pub use dns::Dns;
 pub use downstream::{Counted, Downstream, Listener, OpenConnection};
+use exposition::Format;
 pub use flag::Flag;
 pub use kubernetes::Kubernetes;
 pub use otlp::Otlp;
@@ -210,19 +213,17 @@ impl Metrics {
         self.registries().flat_map(|registry| registry.gather())
     }
 
-    /// Everything, in Prometheus' text format, in pieces that are made as they are asked for: in a mesh of ten thousand
-    /// clusters all of it at once would be as much memory as the table.
-    pub fn render(&self) -> impl Iterator<Item = Result<String, prometheus::Error>> + Send + use<> {
-        self.registries().map(|registry| TextEncoder::new().encode_to_string(&registry.gather()))
-    }
-
-    /// The same in the text format of OpenMetrics, with exemplars.
-    pub fn render_open(&self) -> impl Iterator<Item = Result<String, std::fmt::Error>> + Send + use<> {
+    /// Everything as text, in pieces that are made as they are asked for: in a mesh of ten thousand clusters all of it at
+    /// once would be as much memory as the table.
+    pub fn render(&self, format: Format) -> impl Iterator<Item = Result<String, fmt::Error>> + Send + use<> {
         let downstream = self.downstream.clone();
-        let exemplar = move |name: &str, bucket| downstream.exemplar(name, bucket);
-        let pieces =
-            self.registries().map(move |registry| open_metrics::render(&registry.gather(), &exemplar));
-        pieces.chain([Ok(open_metrics::END.to_owned())])
+        let families = self.registries().flat_map(|registry| registry.gather());
+        let pieces = families.flat_map(move |family| {
+            let downstream = downstream.clone();
+            let exemplar = move |name: &str, bucket| downstream.exemplar(name, bucket);
+            exposition::pieces(family, format, exemplar)
+        });
+        pieces.chain(format.end().map(|end| Ok(end.to_owned())))
     }
 }
 
@@ -274,8 +275,8 @@ mod tests {
     #[test]
     fn everything_registers_and_renders_under_one_prefix() {
         let metrics = Metrics::new().unwrap();
-        metrics.listener("0.0.0.0_15443").close(Flag::Ordinary, true);
-        let text: String = metrics.render().collect::<Result<_, _>>().unwrap();
+        metrics.listener("0.0.0.0_15443").close(Flag::Ordinary, None);
+        let text: String = metrics.render(Format::Text).collect::<Result<_, _>>().unwrap();
         assert!(text.contains(
             "eastgate_downstream_connections_closed_total{flag=\"-\",listener=\"0.0.0.0_15443\"} 1"
         ));

@@ -119,6 +119,6 @@ pub fn adopt(cluster: &Arc<Cluster>, endpoint: SocketAddr, stream: TcpStream) ->
     let endpoint = cluster.endpoints.iter().find(|known| known.address == endpoint)?;
     let endpoint = endpoint::InUse::take(endpoint, 0, 0)?.connected();
     let held = (Some(cluster.extra_place()), None, None);
-    let _established = limit::Established::of(cluster);
+    let _established = limit::Established::new(cluster, Instant::now());
     Some(Upstream { stream, endpoint, since: Instant::now(), _established, _held: held })
 }

@@ -10,7 +10,7 @@ use serde::Deserialize;
 use serde_json::json;
 
 use super::Sight;
-use crate::metrics::open_metrics;
+use crate::metrics::exposition;
 
 /// The longest pattern; its compiled form is bounded by the library.
 const MAX_PATTERN: usize = 1024;
@@ -27,13 +27,9 @@ pub(super) struct Selection {
 pub(super) async fn prometheus(State(sight): State<Sight>, headers: HeaderMap) -> Response {
     sight.count_names().await;
     let accepts = headers.get_all(header::ACCEPT).iter().filter_map(|value| value.to_str().ok());
-    let (kind, pieces) = match open_metrics::is_wanted(&accepts.collect::<Vec<_>>().join(",")) {
-        true => {
-            (open_metrics::CONTENT_TYPE, Body::from_stream(tokio_stream::iter(sight.metrics.render_open())))
-        }
-        false => ("text/plain; version=0.0.4", Body::from_stream(tokio_stream::iter(sight.metrics.render()))),
-    };
-    ([(header::CONTENT_TYPE, kind)], pieces).into_response()
+    let format = exposition::Format::accepted(&accepts.collect::<Vec<_>>().join(","));
+    let pieces = Body::from_stream(tokio_stream::iter(sight.metrics.render(format)));
+    ([(header::CONTENT_TYPE, format.content_type())], pieces).into_response()
 }
 
 pub(super) async fn all(

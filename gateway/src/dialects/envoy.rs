@@ -12,8 +12,13 @@ use prometheus::core::{Collector, Desc};
 use prometheus::proto::{Metric, MetricFamily, MetricType};
 use prometheus::{IntCounterVec, IntGaugeVec};
 
+mod lengths;
+
+pub(super) use lengths::Lengths;
+
 use super::{Named, describe};
 use crate::metrics::family::{family, sample};
+use crate::metrics::milliseconds;
 use crate::metrics::{Counted, Flag, Metrics, Usage};
 use crate::table::Table;
 use crate::upstream::Cluster;
@@ -176,6 +181,12 @@ const LISTENERS: &[OfListener] = &[
     ),
 ];
 
+const LENGTH: Named = (
+    "envoy_listener_downstream_cx_length_ms",
+    "How long connections were there that were led to a cluster",
+    MetricType::HISTOGRAM,
+);
+
 const PROCESS: &[OfProcess] = &[
     (("envoy_server_live", "1 while the gateway is ready", GAUGE), |process| process.ready().into()),
     (
@@ -300,7 +311,13 @@ impl Envoy {
         let descriptions = of_clusters
             .map(|named| describe(named, &[CLUSTER]))
             .chain(PROXIES.iter().map(|(named, _)| describe(named, &[PREFIX])))
-            .chain(LISTENERS.iter().map(|(named, _)| describe(named, &[ADDRESS])))
+            .chain(
+                LISTENERS
+                    .iter()
+                    .map(|(named, _)| named)
+                    .chain([&LENGTH])
+                    .map(|named| describe(named, &[ADDRESS])),
+            )
             .chain(PROCESS.iter().map(|(named, _)| describe(named, &[])));
         let descriptions = descriptions.collect::<Result<_, _>>()?;
         Ok(Self { table, metrics, began: Instant::now(), options, descriptions })
@@ -347,6 +364,11 @@ impl Collector for Envoy {
             let values = listeners.iter().map(|counted| (counted.listener.clone(), value(counted)));
             families.push(made(*named, ADDRESS, values));
         }
+        let (length, help, kind) = LENGTH;
+        let lengths = listeners
+            .iter()
+            .map(|counted| milliseconds::metric(&[(ADDRESS, &counted.listener)], &counted.lengths));
+        families.push(family(length, help, kind, lengths.collect()));
         families.extend(PROCESS.iter().map(|((name, help, kind), value)| {
             family(name, help, *kind, vec![sample(*kind, &[], value(&process))])
         }));

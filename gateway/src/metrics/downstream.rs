@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use prometheus::core::{Collector, Desc};
 use prometheus::proto::{MetricFamily, MetricType};
@@ -11,6 +12,7 @@ use super::Made;
 use super::exemplar::Exemplar;
 use super::family::{family, sample, times};
 use super::flag::Flag;
+use super::milliseconds;
 use super::per_thread::{Counts, Times};
 
 /// Where a listener counts the connections that it accepted, and those that are over. Before these, each flag has a place.
@@ -19,6 +21,9 @@ const OVER: usize = ACCEPTED + 1;
 /// And of these those that were led to a cluster.
 const LED: usize = OVER + 1;
 const LED_OVER: usize = LED + 1;
+/// How long these were there.
+const LENGTHS: usize = LED_OVER + 1;
+const ALL: usize = LENGTHS + milliseconds::COUNTS;
 
 /// Connections from clients.
 #[derive(Debug, Clone)]
@@ -43,7 +48,7 @@ struct Kept {
     connection: Times,
 }
 
-type Connections = Counts<{ LED_OVER + 1 }>;
+type Connections = Counts<ALL>;
 
 /// What a listener has counted.
 #[derive(Debug)]
@@ -58,6 +63,8 @@ pub struct Counted {
     pub led: u64,
     /// Those of them that are over.
     pub led_over: u64,
+    /// How long these were there.
+    pub lengths: milliseconds::Counted,
     closed: [u64; Flag::ALL.len()],
 }
 
@@ -76,7 +83,8 @@ impl Kept {
             let (over, led_over) = (counts.sum(OVER), counts.sum(LED_OVER));
             let closed = Flag::ALL.map(|flag| counts.sum(flag as usize));
             let (led, accepted) = (counts.sum(LED), counts.sum(ACCEPTED));
-            Counted { listener: name.clone(), accepted, over, led, led_over, closed }
+            let lengths = std::array::from_fn(|which| counts.sum(LENGTHS + which));
+            Counted { listener: name.clone(), accepted, over, led, led_over, lengths, closed }
         });
         counted.collect()
     }
@@ -175,10 +183,15 @@ impl Listener {
         self.0.add(LED, 1);
     }
 
-    /// Counts the end of a connection under its response flag, and of one that was [led](Self::lead).
-    pub fn close(&self, flag: Flag, led: bool) {
+    /// Counts the end of a connection under its response flag, and of one that was [led](Self::lead), how long it was there.
+    pub fn close(&self, flag: Flag, led: Option<Duration>) {
         self.0.add(flag as usize, 1);
-        self.0.add(LED_OVER, led.into());
+        if let Some(length) = led {
+            self.0.add(LED_OVER, 1);
+            milliseconds::counts(length)
+                .iter()
+                .for_each(|(which, count)| self.0.add(LENGTHS + which, *count));
+        }
     }
 }
 
@@ -258,7 +271,7 @@ mod tests {
         assert_eq!(counted(), [1, 0]);
         drop(open);
         assert_eq!(counted(), [1, 1]);
-        listener.close(Flag::NoHealthyUpstream, false);
+        listener.close(Flag::NoHealthyUpstream, None);
         assert_eq!(Flag::ALL.map(|flag| listener.0.sum(flag as usize)).iter().sum::<u64>(), 1);
     }
 }

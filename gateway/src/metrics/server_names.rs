@@ -214,13 +214,14 @@ impl Collector for Scraped {
 mod tests {
     use super::*;
     use crate::metrics::Metrics;
+    use crate::metrics::exposition::Format;
 
     fn name(text: &str) -> ServerName {
         ServerName::from_sni(text.as_bytes()).unwrap()
     }
 
     fn told(metrics: &Metrics) -> Vec<String> {
-        let text: String = metrics.render().collect::<Result<_, _>>().unwrap();
+        let text: String = metrics.render(Format::Text).collect::<Result<_, _>>().unwrap();
         text.lines().filter(|line| line.starts_with("eastgate_server_name_")).map(str::to_owned).collect()
     }
 

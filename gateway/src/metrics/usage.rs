@@ -3,12 +3,17 @@
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use super::flag::Flag;
+use super::milliseconds::Milliseconds;
 
 /// What is counted of the client connections that were led to a cluster, once one was.
 #[derive(Debug, Default)]
 pub struct Usage {
     opened: AtomicU64,
     closed: [AtomicU64; Flag::ALL.len()],
+    /// Of attempts that were connected, how long that took.
+    pub connect: Milliseconds,
+    /// Of all attempts, from there to their end.
+    pub length: Milliseconds,
 }
 
 impl Usage {

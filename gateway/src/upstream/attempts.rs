@@ -263,7 +263,7 @@ impl<F> Running<F> {
             Ok(stream) => {
                 cluster.stats.connect_time.observe(took);
                 let endpoint = self.endpoint.connected();
-                let _established = Established::of(cluster);
+                let _established = Established::new(cluster, self.began);
                 Ok(Upstream { stream, endpoint, since: now, _established, _held: Held::default() })
             }
             Err(source) => Err(Error::Connect { endpoint: self.endpoint.endpoint().address, source }),

@@ -245,22 +245,26 @@ pub fn report(cluster: &Cluster, endpoint: &Endpoint, outcome: Outcome, elapsed:
     let row = match outcome {
         Outcome::Connected => {
             of_cluster.connected.fetch_add(1, Relaxed);
+            of_cluster.usage().connect.observe(elapsed);
             of_endpoint.count_connected();
             forget(&counts.failed_in_row);
             None
         }
         Outcome::ConnectTimedOut => {
             of_cluster.timed_out.fetch_add(1, Relaxed);
+            of_cluster.usage().length.observe(elapsed);
             of_endpoint.count_timed_out();
             Some(counts.failed_in_row.fetch_add(1, Relaxed).saturating_add(1))
         }
         Outcome::ConnectFailed => {
             of_cluster.refused.fetch_add(1, Relaxed);
+            of_cluster.usage().length.observe(elapsed);
             of_endpoint.count_refused();
             Some(counts.failed_in_row.fetch_add(1, Relaxed).saturating_add(1))
         }
         Outcome::NotTried => {
             of_cluster.refused.fetch_add(1, Relaxed);
+            of_cluster.usage().length.observe(elapsed);
             None
         }
         _ => {

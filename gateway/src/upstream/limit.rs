@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
+use tokio::time::Instant;
+
 use super::cluster::{Cluster, Stats};
 
 /// What a cluster has a limited number of (Envoy's circuit breakers).
@@ -65,16 +67,21 @@ impl Drop for Place {
 
 /// An established connection, counted as over when it is dropped.
 #[derive(Debug)]
-pub(super) struct Established(Arc<Stats>);
+pub(super) struct Established {
+    stats: Arc<Stats>,
+    began: Instant,
+}
 
 impl Established {
-    pub(super) fn of(cluster: &Cluster) -> Self {
-        Self(Arc::clone(&cluster.stats))
+    /// Of an attempt that was begun then.
+    pub(super) fn new(cluster: &Cluster, began: Instant) -> Self {
+        Self { stats: Arc::clone(&cluster.stats), began }
     }
 }
 
 impl Drop for Established {
     fn drop(&mut self) {
-        self.0.disconnected.fetch_add(1, Relaxed);
+        self.stats.usage().length.observe(self.began.elapsed());
+        self.stats.disconnected.fetch_add(1, Relaxed);
     }
 }
