@@ -98,6 +98,7 @@ pub fn operators(sight: Sight) -> Router {
         .route("/certs", get(process::certs))
         .route("/hot_restart_version", get(process::hot_restart_version))
         .route("/logging", get(process::level).post(process::set_level))
+        .route("/reopen_logs", post(process::reopen_logs))
         .route("/healthcheck/fail", post(process::fail))
         .route("/healthcheck/ok", post(process::ok))
         .route("/drain_listeners", post(process::drain_listeners))

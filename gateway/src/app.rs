@@ -18,6 +18,7 @@ use tokio::task::{JoinError, JoinSet};
 
 use crate::accept::ports::Ports;
 use crate::accept::{self, Admission, Threads};
+use crate::access_log::Reopener;
 use crate::admin::{self, ClusterMetrics, Orders, Sight, port};
 use crate::closing::{self, Closed, Closing};
 use crate::control_plane::Handle;
@@ -214,7 +215,7 @@ impl App {
             node: Arc::new(node),
             mesh,
             open: open.clone(),
-            orders: Orders::new(phase.clone(), settings.drain.grace),
+            orders: Orders::new(phase.clone(), settings.drain.grace, recording.reopener()),
             restarts: settings.restart.socket.is_some(),
             began: Instant::now(),
         };
@@ -281,9 +282,9 @@ impl App {
         self.xds.as_ref()
     }
 
-    /// Has the access log's file opened anew, once it was renamed.
-    pub fn reopen_log(&self) {
-        self.recording.reopen_log();
+    /// A way to have the access log's file opened anew, once it was renamed.
+    pub fn access_log(&self) -> Reopener {
+        self.recording.reopener()
     }
 
     /// The way to the open connections.

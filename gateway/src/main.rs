@@ -1,5 +1,6 @@
 //! The `eastgate` command.
 
+use std::pin::pin;
 use std::process::ExitCode;
 
 use anyhow::Context;
@@ -166,6 +167,7 @@ fn gateway(settings: Settings) -> anyhow::Result<ExitCode> {
         let socket = settings.restart.socket.is_some();
         let mut app = app::App::start_with(settings, sockets).await?;
         let (mut replacement, mut reopening) = (signals::replacement()?, signals::reopening()?);
+        let access_log = app.access_log();
         stand_back();
         tracing::info!(admin = %app.admin_address(), "started");
         let end = loop {
@@ -177,7 +179,7 @@ fn gateway(settings: Settings) -> anyhow::Result<ExitCode> {
                     End::Asked => break Ok("/quitquitquit"),
                 },
                 _ = replacement.recv() => replace(socket),
-                _ = reopening.recv() => app.reopen_log(),
+                _ = reopening.recv() => access_log.reopen(),
             }
         };
         let leaving = async {
@@ -196,11 +198,16 @@ fn gateway(settings: Settings) -> anyhow::Result<ExitCode> {
                 }
             }
         };
-        let left = tokio::select! {
-            left = leaving => left,
-            signal = signals::asked_to_end() => {
-                tracing::warn!(signal = signal?, "leaving at once; open connections are cut");
-                return Ok(ExitCode::FAILURE);
+        let mut leaving = pin!(leaving);
+        let left = loop {
+            tokio::select! {
+                left = &mut leaving => break left,
+                // A drain may last for longer than until the next rotation.
+                _ = reopening.recv() => access_log.reopen(),
+                signal = signals::asked_to_end() => {
+                    tracing::warn!(signal = signal?, "leaving at once; open connections are cut");
+                    return Ok(ExitCode::FAILURE);
+                }
             }
         };
         tracing::info!(

@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 use tokio::sync::{Notify, watch};
 
 use super::{Sight, config_dump};
+use crate::access_log::Reopener;
 use crate::drain::Phase;
 use crate::readiness::{Readiness, Wait};
 use crate::restart::frame;
@@ -24,6 +25,7 @@ pub struct Orders {
     grace: Duration,
     /// Told when the process is to leave.
     pub quit: Arc<Notify>,
+    access_log: Reopener,
     waits: Arc<Mutex<Waits>>,
 }
 
@@ -35,9 +37,9 @@ struct Waits {
 }
 
 impl Orders {
-    /// For a process that is in this phase, and drains with this grace.
-    pub fn new(phase: watch::Sender<Phase>, grace: Duration) -> Self {
-        Self { phase, grace, quit: Arc::default(), waits: Arc::default() }
+    /// For a process that is in this phase, drains with this grace, and has this access log.
+    pub fn new(phase: watch::Sender<Phase>, grace: Duration, access_log: Reopener) -> Self {
+        Self { phase, grace, quit: Arc::default(), access_log, waits: Arc::default() }
     }
 
     fn waits(&self) -> MutexGuard<'_, Waits> {
@@ -136,24 +138,30 @@ pub(super) async fn certs(State(sight): State<Sight>) -> Json<Value> {
     Json(json!({ "certificates": certificates }))
 }
 
+/// `?level=LEVEL&paths=MODULE:LEVEL,...`
 #[derive(Debug, Default, Deserialize)]
 pub(super) struct Level {
     level: Option<String>,
+    paths: Option<String>,
 }
 
 pub(super) async fn level() -> String {
     format!("{}\n", telemetry::level().unwrap_or_else(|| "the log is not the gateway's own".into()))
 }
 
-pub(super) async fn set_level(Query(wanted): Query<Level>) -> Response {
-    let Some(level) = wanted.level else {
-        return (StatusCode::BAD_REQUEST, "give ?level=error, warn, info, debug or a filter\n")
-            .into_response();
-    };
-    match telemetry::set(&level) {
-        Ok(()) => format!("{level}\n").into_response(),
+/// Sets what is asked for, and says what holds then; as in Envoy, also where nothing is asked for.
+pub(super) async fn set_level(Query(Level { level: all, paths }): Query<Level>) -> Response {
+    let set = all.map_or(Ok(()), |all| telemetry::set(&all));
+    match set.and_then(|()| paths.map_or(Ok(()), |paths| telemetry::set_modules(&paths))) {
+        Ok(()) => level().await.into_response(),
         Err(error) => (StatusCode::BAD_REQUEST, format!("{error:#}\n")).into_response(),
     }
+}
+
+/// Has the access log's file opened anew, as SIGHUP does.
+pub(super) async fn reopen_logs(State(sight): State<Sight>) -> &'static str {
+    sight.orders.access_log.reopen();
+    "OK\n"
 }
 
 /// Asked from outside to be not ready, so that load balancers look elsewhere; nothing else changes.

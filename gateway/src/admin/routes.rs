@@ -175,10 +175,14 @@ pub(super) const ROUTES: &[Route] = &[
     look("/logging", "the log's level", Form::Text, &[]),
     change(
         "/logging",
-        "sets the log's level",
+        "sets the log's level, of all or of some modules",
         Form::Text,
-        &[needed("level", "error, warn, info, debug or a filter", "info")],
+        &[
+            optional("level", "error, warn, info, debug or a filter", "info"),
+            optional("paths", "modules with their levels", "source::xds:debug,dns:warn"),
+        ],
     ),
+    change("/reopen_logs", "opens the access log's file anew, as after SIGHUP", Form::Text, &[]),
     change("/healthcheck/fail", "not ready until /healthcheck/ok", Form::Text, &[]),
     change("/healthcheck/ok", "takes that back", Form::Text, &[]),
     change(

@@ -30,8 +30,9 @@ impl Recording {
         Ok((log, Self { writer, reopener, exporting }))
     }
 
-    pub(super) fn reopen_log(&self) {
-        self.reopener.reopen();
+    /// A way to have the access log's file opened anew.
+    pub(super) fn reopener(&self) -> Reopener {
+        self.reopener.clone()
     }
 
     /// Returns when all is told, or the collector does not hear it. Every [`AccessLog`] must be gone by then.

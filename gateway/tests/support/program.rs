@@ -196,6 +196,11 @@ impl Eastgate {
         http(self.admin, "GET", path, "").await.1
     }
 
+    /// Has the admin port change something: status and body.
+    pub async fn post(&self, path: &str) -> (u16, String) {
+        http(self.admin, "POST", path, "").await
+    }
+
     /// Waits until the admin port's answer is as wanted.
     pub async fn until(&self, path: &str, wanted: impl Fn(&str) -> bool) -> String {
         let last = Mutex::new(String::new());
