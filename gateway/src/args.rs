@@ -33,7 +33,8 @@ pub struct Eastgate {
 }
 
 const EXIT_CODES: &str = "Exit codes: 0 as asked; 1 it could not be done, or the answer is no (check: refused; explain: \
-                          refused everywhere; status: not ready); 2 the command line is wrong";
+                          refused everywhere; status: not ready; register, deregister: something is in the way, or there \
+                          is nothing of the kind; vm: the directory cannot be used); 2 the command line is wrong";
 
 /// What to do.
 #[derive(Debug, Subcommand)]

@@ -1,5 +1,6 @@
 //! The `eastgate` command.
 
+use std::fmt::Display;
 use std::pin::pin;
 use std::process::ExitCode;
 
@@ -17,6 +18,7 @@ use eastgate::{
 use eastgate_config::bootstrap::Settings;
 use hyper::Method;
 use sd_notify::NotifyState;
+use serde::Serialize;
 
 fn main() -> ExitCode {
     let ended = match EnvoyArgs::of_process() {
@@ -114,11 +116,19 @@ fn stand_back() {
 
 fn machine(command: &VmCommand) -> anyhow::Result<ExitCode> {
     match command {
-        VmCommand::Run(args) => return gateway(args.settings(std::env::vars())?),
-        VmCommand::Bundle(args) => vm::bundle(args)?,
-        VmCommand::Install(args) => vm::install(args)?,
-        VmCommand::Uninstall(args) => vm::uninstall(args)?,
-        VmCommand::Rules(args) => vm::rules(args)?,
+        VmCommand::Run(args) => gateway(args.settings(std::env::vars())?),
+        VmCommand::Bundle(args) => say(&vm::bundle(args)?, &args.output),
+        VmCommand::Install(args) => say(&vm::install(args)?, &args.output),
+        VmCommand::Uninstall(args) => say(&vm::uninstall(args)?, &args.output),
+        VmCommand::Rules(args) => say(&vm::rules(args)?, &args.output),
+    }
+}
+
+/// What was done, for people or as JSON.
+fn say(what: &(impl Serialize + Display), output: &str) -> anyhow::Result<ExitCode> {
+    match output {
+        "json" => println!("{:#}", serde_json::to_value(what)?),
+        _ => println!("{what}"),
     }
     Ok(ExitCode::SUCCESS)
 }

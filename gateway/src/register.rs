@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Args;
+use serde_json::{Value, json};
 
 mod api;
 mod directory;
@@ -68,6 +69,35 @@ pub struct Place {
     /// Print what would be done, and do nothing
     #[arg(long)]
     pub dry_run: bool,
+    /// Print text or JSON
+    #[arg(short, long, default_value = "text", value_parser = ["text", "json"])]
+    pub output: String,
+}
+
+impl Place {
+    /// Says what was done about a resource, or would be, or keeps it for the one JSON of all.
+    fn say(&self, step: &Step, all: &mut Vec<Value>) -> anyhow::Result<()> {
+        let (resource, outcome) = (step.resource(), step.outcome());
+        let title = plan::title(resource);
+        match (self.output.as_str(), self.dry_run) {
+            ("json", dry_run) => {
+                let metadata = &resource["metadata"];
+                all.push(json!({
+                    "kind": resource["kind"],
+                    "namespace": metadata["namespace"],
+                    "name": metadata["name"],
+                    "outcome": outcome,
+                    "resource": dry_run.then_some(resource),
+                }));
+            }
+            (_, true) => {
+                let text = serde_saphyr::to_string(resource)?;
+                println!("# {title} would be {outcome}\n---\n{}", text.trim_end());
+            }
+            (_, false) => println!("{title} {outcome}"),
+        }
+        Ok(())
+    }
 }
 
 /// Registers.
@@ -89,7 +119,7 @@ pub async fn register(args: RegisterArgs) -> anyhow::Result<ExitCode> {
     let store = Store::open(&place).await?;
     let steps = plan::register(&workload, &form, &store.known(&place.namespace).await?)
         .map_err(anyhow::Error::msg)?;
-    store.carry_out(&steps, place.dry_run).await?;
+    store.carry_out(&steps, &place).await?;
     if !speaks {
         eprintln!(
             "note: without --service-account the workload counts as one without mesh TLS, and AUTO_PASSTHROUGH does not lead to it"
@@ -107,7 +137,7 @@ pub async fn deregister(args: DeregisterArgs) -> anyhow::Result<ExitCode> {
     let store = Store::open(&place).await?;
     let known = store.known(&place.namespace).await?;
     let steps = plan::deregister(&place.namespace, &name, &addresses, &known).map_err(anyhow::Error::msg)?;
-    store.carry_out(&steps, place.dry_run).await?;
+    store.carry_out(&steps, &place).await?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -142,22 +172,24 @@ impl Store {
         }
     }
 
-    async fn carry_out(&self, steps: &[Step], dry_run: bool) -> anyhow::Result<()> {
+    /// Does what is to be done, and says so of each step, also where a later one fails.
+    async fn carry_out(&self, steps: &[Step], place: &Place) -> anyhow::Result<()> {
+        let mut said = Vec::new();
+        let mut failed = Ok(());
         for step in steps {
-            let (title, outcome) = (plan::title(step.resource()), step.outcome());
-            if dry_run {
-                println!(
-                    "# {title} would be {outcome}\n---\n{}",
-                    serde_saphyr::to_string(step.resource())?.trim_end()
-                );
-                continue;
+            failed = match self {
+                _ if place.dry_run => Ok(()),
+                Self::Directory(directory) => directory::carry_out(directory, step),
+                Self::Api(client) => api::carry_out(client, step).await,
+            };
+            if failed.is_err() {
+                break;
             }
-            match self {
-                Self::Directory(directory) => directory::carry_out(directory, step)?,
-                Self::Api(client) => api::carry_out(client, step).await?,
-            }
-            println!("{title} {outcome}");
+            place.say(step, &mut said)?;
         }
-        Ok(())
+        if place.output == "json" {
+            println!("{:#}", json!({ "dry_run": place.dry_run, "resources": said }));
+        }
+        failed
     }
 }

@@ -1,5 +1,6 @@
 //! `eastgate vm`: what is done for a VM beside running on it: its directory is made, laid out, and taken away again.
 
+use std::fmt::{self, Display, Formatter};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
@@ -7,6 +8,7 @@ use clap::Args;
 use eastgate_config::bootstrap::{Settings, Vm};
 use eastgate_config::snapshot::Snapshot;
 use eastgate_config::vm::Machine;
+use serde::Serialize;
 
 use crate::app;
 use crate::source::vm as source;
@@ -18,8 +20,8 @@ mod rules;
 mod sums;
 mod unit;
 
-pub use bundle::{BundleArgs, bundle};
-pub use install::{InstallArgs, UninstallArgs, install, uninstall};
+pub use bundle::{BundleArgs, Bundled, bundle};
+pub use install::{InstallArgs, Installed, UninstallArgs, Uninstalled, install, uninstall};
 
 /// `eastgate vm rules`
 #[derive(Debug, Args)]
@@ -33,13 +35,28 @@ pub struct RulesArgs {
     /// Whose own connections are not redirected
     #[arg(long, value_name = "NAME", default_value = layout::USER)]
     pub user: String,
+    /// Print text or JSON
+    #[arg(short, long, default_value = "text", value_parser = ["text", "json"])]
+    pub output: String,
 }
 
-/// Prints the rules.
+/// Rules for nftables.
+#[derive(Debug, Serialize)]
+pub struct Rules {
+    ruleset: String,
+}
+
+impl Display for Rules {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        f.write_str(self.ruleset.trim_end())
+    }
+}
+
+/// Makes the rules.
 ///
 /// # Errors
 /// The directory cannot be used.
-pub fn rules(args: &RulesArgs) -> anyhow::Result<()> {
+pub fn rules(args: &RulesArgs) -> anyhow::Result<Rules> {
     let local = |port: &u16| (*port, ([127, 0, 0, 1], *port).into());
     let vm = Vm {
         redirect: Some(([127, 0, 0, 1], rules::OUTBOUND).into()),
@@ -48,8 +65,7 @@ pub fn rules(args: &RulesArgs) -> anyhow::Result<()> {
         ..Vm::default()
     };
     let (machine, snapshot) = read(&source::Contents::read(&args.config_dir)?, vm)?;
-    print!("{}", rules::rules(&machine, &snapshot, &args.user));
-    Ok(())
+    Ok(Rules { ruleset: rules::rules(&machine, &snapshot, &args.user) })
 }
 
 /// What a VM would make of a directory, certificates left aside.
@@ -62,13 +78,9 @@ fn read(contents: &source::Contents, vm: Vm) -> anyhow::Result<(Machine, Snapsho
     Ok((machine, snapshot))
 }
 
-/// The same, saying what may surprise.
-fn check(contents: &source::Contents, vm: Vm) -> anyhow::Result<(Machine, Snapshot)> {
-    let (machine, snapshot) = read(contents, vm)?;
-    for notice in &snapshot.notices {
-        println!("note: {notice}");
-    }
-    Ok((machine, snapshot))
+/// What may surprise in it.
+fn notes(snapshot: &Snapshot) -> Vec<String> {
+    snapshot.notices.iter().map(ToString::to_string).collect()
 }
 
 fn write(path: &Path, bytes: &[u8], mode: u32) -> anyhow::Result<()> {

@@ -60,6 +60,11 @@ async fn a_workload_is_registered_in_a_directory_reached_and_taken_away_without_
         let arguments = [&["register", "vm", "127.0.0.1", &port, "-s", "vm"], &place[..], more].concat();
         let dry = done(&[&arguments[..], &["--dry-run"]].concat()).await;
         assert!(dry.contains("would be created") && content(&gateway.mesh()) == before, "{dry}");
+        let dry = done(&[&arguments[..], &["--dry-run", "-o", "json"]].concat()).await;
+        let dry: Value = serde_json::from_str(&dry).unwrap();
+        let planned = &dry["resources"][0];
+        assert_eq!((&dry["dry_run"], &planned["outcome"]), (&true.into(), &"created".into()), "{dry}");
+        assert_eq!(planned["resource"]["metadata"]["name"], planned["name"], "{dry}");
         let first = done(&arguments).await;
         assert_eq!(first.matches(" created\n").count(), 2, "{first}");
         let wanted = pods[0].address().to_string();
@@ -70,6 +75,10 @@ async fn a_workload_is_registered_in_a_directory_reached_and_taken_away_without_
         let registered = content(&gateway.mesh());
         let second = done(&arguments).await;
         assert_eq!(second.matches(" unchanged\n").count(), 2, "{second}");
+        let again = done(&[&arguments[..], &["-o", "json"]].concat()).await;
+        let again: Value = serde_json::from_str(&again).unwrap();
+        let outcomes = again["resources"].as_array().unwrap().iter().map(|one| &one["outcome"]);
+        assert_eq!(outcomes.collect::<Vec<_>>(), ["unchanged", "unchanged"], "{again}");
         assert_eq!(content(&gateway.mesh()), registered);
         let third = done(&[&["deregister", "vm", "127.0.0.1"], &place[..]].concat()).await;
         assert_eq!(third.matches(" deleted\n").count(), 2, "{third}");

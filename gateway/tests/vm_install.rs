@@ -27,6 +27,11 @@ fn done(arguments: &[&str]) -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
+/// The same, as programs read it.
+fn json(arguments: &[&str]) -> serde_json::Value {
+    serde_json::from_str(&done(&[arguments, &["-o", "json"]].concat())).unwrap()
+}
+
 /// The one line that a command that fails says.
 fn refused(arguments: &[&str]) -> String {
     let output = eastgate(arguments);
@@ -127,6 +132,11 @@ async fn what_is_laid_out_works_and_taking_it_away_leaves_nothing() {
     let before = tree(&world.path("root"));
     let said = done(&["install", &bundle, "--root", &root, "--dry-run"]);
     assert!(said.contains("/etc/certs/key.pem 600 istio-proxy"), "{said}");
+    let said = json(&["install", &bundle, "--root", &root, "--dry-run"]);
+    let key = format!("{root}/etc/certs/key.pem");
+    let files = said["files"].as_array().unwrap();
+    let has_key = files.iter().any(|file| file["path"] == key.as_str() && file["mode"] == "600");
+    assert!(has_key && said["dry_run"] == true && said["notes"] == serde_json::json!([]), "{said}");
     assert!(tree(&world.path("root")) == before, "a dry run has done something");
 
     done(&["install", &bundle, "--root", &root]);
@@ -159,7 +169,9 @@ async fn what_is_laid_out_works_and_taking_it_away_leaves_nothing() {
     assert_eq!(http_get((world.vip, 8000).into(), "/hostname").await.0, 200);
     app.stop().await;
 
-    done(&["uninstall", "--root", &root]);
+    let said = json(&["uninstall", "--root", &root]);
+    let removed = said["removed"].as_array().unwrap();
+    assert!(removed.contains(&key.into()) && said["kept"] == serde_json::json!([]), "{said}");
     assert!(tree(&world.path("root")) == before, "something is left: {:?}", tree(&world.path("root")).keys());
     assert!(done(&["uninstall", "--root", &root]).contains("nothing is installed"));
 }
@@ -244,6 +256,10 @@ fn two_services_with_one_address_are_told() {
         line.contains("twin.yaml") && line.contains("is already the address of httpbin.bar.global")
     };
     assert!(notes.any(tells), "{said}");
+    std::fs::remove_dir_all(world.path("bundle")).unwrap();
+    let said = json(&all(&world.bundle(&["--gateway", "192.0.2.1"])));
+    assert!(said["notes"][0].as_str().is_some_and(tells), "{said}");
+    assert_eq!(said["directory"], world.text("bundle"));
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! `eastgate vm bundle`: the directory to copy to a VM, checked as the VM would.
 
 use std::collections::BTreeMap;
-use std::fmt::Write;
+use std::fmt::{self, Display, Formatter, Write};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
@@ -12,8 +12,9 @@ use eastgate_config::listener::Role;
 use eastgate_config::server_name::SubsetKey;
 use eastgate_config::snapshot::Snapshot;
 use eastgate_config::vm::{GATEWAY, Hosts};
+use serde::Serialize;
 
-use super::{check, layout, source, sums, unit};
+use super::{layout, notes, read, source, sums, unit};
 use crate::source::files;
 
 /// `eastgate vm bundle`
@@ -67,13 +68,39 @@ pub struct BundleArgs {
     /// Who runs the process on the VM
     #[arg(long, value_name = "NAME", default_value = layout::USER)]
     pub user: String,
+    /// Print text or JSON
+    #[arg(short, long, default_value = "text", value_parser = ["text", "json"])]
+    pub output: String,
+}
+
+/// A directory that was made.
+#[derive(Debug, Serialize)]
+pub struct Bundled {
+    directory: PathBuf,
+    files: Vec<String>,
+    /// The services that have an address in it.
+    services: Vec<String>,
+    notes: Vec<String>,
+}
+
+impl Display for Bundled {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        self.notes.iter().try_for_each(|note| writeln!(f, "note: {note}"))?;
+        write!(
+            f,
+            "{}: {} files, {} services; copy it to the VM, and there: eastgate vm install {0}",
+            self.directory.display(),
+            self.files.len(),
+            self.services.len()
+        )
+    }
 }
 
 /// Makes the directory.
 ///
 /// # Errors
 /// Something that was given cannot be used; nothing is left behind then.
-pub fn bundle(args: &BundleArgs) -> anyhow::Result<()> {
+pub fn bundle(args: &BundleArgs) -> anyhow::Result<Bundled> {
     let out = &args.out;
     let is_there = out.read_dir().is_ok_and(|mut entries| entries.next().is_some());
     ensure!(!is_there, "{} is not empty; give a directory that is, or delete it", out.display());
@@ -103,13 +130,12 @@ pub fn bundle(args: &BundleArgs) -> anyhow::Result<()> {
     }
     let _ = std::fs::remove_dir(out);
     std::fs::rename(draft.keep(), out).with_context(|| format!("cannot make {}", out.display()))?;
-    println!(
-        "{}: {} files, {} services; copy it to the VM, and there: eastgate vm install {0}",
-        out.display(),
-        files.len(),
-        met(&snapshot).len()
-    );
-    Ok(())
+    Ok(Bundled {
+        directory: out.clone(),
+        files: files.into_keys().collect(),
+        services: met(&snapshot).into_iter().map(|(_, host)| host).collect(),
+        notes: notes(&snapshot),
+    })
 }
 
 /// Checks it as the VM would, under the names that the files have here.
@@ -128,7 +154,7 @@ fn checked(
     let named = args.cluster_env.as_ref().unwrap_or(&args.out);
     let contents = source::Contents::given(named, &text("cluster.env"), &text("hosts"), services);
     let vm = Vm { redirect: args.redirect.then(|| ([127, 0, 0, 1], 15001).into()), ..Vm::default() };
-    let (machine, snapshot) = check(&contents, vm)?;
+    let (machine, snapshot) = read(&contents, vm)?;
     Ok((machine.hosts, snapshot))
 }
 

@@ -1,6 +1,7 @@
 //! `eastgate vm install` and `uninstall`: a VM's directory laid out as the document has it, and taken away again.
 
 use std::collections::BTreeSet;
+use std::fmt::{self, Display, Formatter};
 use std::io;
 use std::os::unix::fs::chown;
 use std::path::{Path, PathBuf};
@@ -8,8 +9,9 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, ensure};
 use clap::Args;
 use eastgate_config::bootstrap::Vm;
+use serde::Serialize;
 
-use super::{check, layout, source, sums, unit};
+use super::{layout, notes, read, source, sums, unit};
 
 /// `eastgate vm install`
 #[derive(Debug, Args)]
@@ -28,6 +30,9 @@ pub struct InstallArgs {
     /// Overwrite files that somebody else has put there
     #[arg(long)]
     pub force: bool,
+    /// Print text or JSON
+    #[arg(short, long, default_value = "text", value_parser = ["text", "json"])]
+    pub output: String,
 }
 
 /// `eastgate vm uninstall`
@@ -39,6 +44,77 @@ pub struct UninstallArgs {
     /// Say what would be done, and do nothing
     #[arg(long)]
     pub dry_run: bool,
+    /// Print text or JSON
+    #[arg(short, long, default_value = "text", value_parser = ["text", "json"])]
+    pub output: String,
+}
+
+/// What was laid out, or would be.
+#[derive(Debug, Serialize)]
+pub struct Installed {
+    dry_run: bool,
+    files: Vec<File>,
+    /// For `/etc/hosts`.
+    hosts: Hosts,
+    notes: Vec<String>,
+}
+
+#[derive(Debug, Serialize)]
+struct File {
+    path: PathBuf,
+    /// In octal digits.
+    mode: String,
+    user: String,
+}
+
+#[derive(Debug, Serialize)]
+struct Hosts {
+    path: PathBuf,
+    lines: String,
+}
+
+impl Display for Installed {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        self.notes.iter().try_for_each(|note| writeln!(f, "note: {note}"))?;
+        if self.dry_run {
+            for File { path, mode, user } in &self.files {
+                writeln!(f, "would write {} {mode} {user}", path.display())?;
+            }
+            return write!(f, "would write lines to {}:\n{}", self.hosts.path.display(), self.hosts.lines);
+        }
+        write!(
+            f,
+            "{} files are in place; start it: systemctl daemon-reload && systemctl enable --now {}",
+            self.files.len(),
+            unit::FILE
+        )
+    }
+}
+
+/// What was taken away, or would be.
+#[derive(Debug, Serialize)]
+pub struct Uninstalled {
+    root: PathBuf,
+    dry_run: bool,
+    removed: Vec<PathBuf>,
+    /// Directories that hold what is not ours.
+    kept: Vec<PathBuf>,
+}
+
+impl Display for Uninstalled {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        if self.removed.is_empty() {
+            return write!(f, "nothing is installed below {}", self.root.display());
+        }
+        if self.dry_run {
+            let lines = self.removed.iter().map(|path| format!("would remove {}", path.display()));
+            return f.write_str(&lines.collect::<Vec<_>>().join("\n"));
+        }
+        for path in &self.kept {
+            writeln!(f, "{} stays: it holds files that are not ours", path.display())?;
+        }
+        write!(f, "uninstalled; if the unit runs, stop it: systemctl disable --now {}", unit::FILE)
+    }
 }
 
 /// A file to lay out.
@@ -53,11 +129,11 @@ struct Item {
 ///
 /// # Errors
 /// The directory cannot be used, or the system does not allow it; says what to do.
-pub fn install(args: &InstallArgs) -> anyhow::Result<()> {
-    let InstallArgs { directory, root, user, dry_run, force } = args;
+pub fn install(args: &InstallArgs) -> anyhow::Result<Installed> {
+    let InstallArgs { directory, root, user, dry_run, force, .. } = args;
     sums::check(directory)?;
     source::check_certificate(&source::Paths::new(directory), directory.join("istio-token").exists())?;
-    let (machine, _) = check(&source::Contents::read(directory)?, Vm::default())?;
+    let (machine, snapshot) = read(&source::Contents::read(directory)?, Vm::default())?;
     let items = items(directory, user)?;
     let passwd = std::fs::read_to_string(root.join("etc/passwd")).unwrap_or_default();
     let owner = layout::owner(&passwd, user).with_context(|| {
@@ -75,22 +151,40 @@ pub fn install(args: &InstallArgs) -> anyhow::Result<()> {
             path.display()
         );
     }
-    if *dry_run {
-        for Item { place, mode, .. } in &items {
-            println!("would write {} {mode:o} {user}", root.join(place).display());
-        }
-        println!("would write lines to {}:\n{}", root.join("etc/hosts").display(), machine.hosts);
-        return Ok(());
+    let file = |Item { place, mode, .. }: &Item| File {
+        path: root.join(place),
+        mode: format!("{mode:o}"),
+        user: user.clone(),
+    };
+    let installed = Installed {
+        dry_run: *dry_run,
+        files: items.iter().map(file).collect(),
+        hosts: Hosts { path: root.join("etc/hosts"), lines: machine.hosts.to_string() },
+        notes: notes(&snapshot),
+    };
+    if !dry_run {
+        lay_out(root, &items, owner, &mut ours)?;
+        edit_hosts(root, &installed.hosts.lines)?;
     }
+    Ok(installed)
+}
+
+/// Puts the files in their places, for this user and group.
+fn lay_out(
+    root: &Path,
+    items: &[Item],
+    owner: (u32, u32),
+    ours: &mut BTreeSet<String>,
+) -> anyhow::Result<()> {
     for directory in [layout::CERTS, layout::STATE, layout::UNITS] {
-        make(root, Path::new(directory), &mut ours)?;
+        make(root, Path::new(directory), ours)?;
     }
     // The record is first, so that an installation that breaks off can be taken away, too.
     ours.extend(items.iter().map(|item| item.place.clone()));
     ours.insert(layout::RECORD.into());
     let lines: String = ours.iter().map(|place| format!("{place}\n")).collect();
     put(root, layout::RECORD, lines.as_bytes(), 0o644, None)?;
-    for Item { place, mode, bytes } in &items {
+    for Item { place, mode, bytes } in items {
         // The unit belongs to the system, the rest to the process.
         let owner = (!place.starts_with(layout::UNITS)).then_some(owner);
         put(root, place, bytes, *mode, owner)?;
@@ -100,12 +194,6 @@ pub fn install(args: &InstallArgs) -> anyhow::Result<()> {
     {
         own(&root.join(directory), owner)?;
     }
-    edit_hosts(root, &machine.hosts.to_string())?;
-    println!(
-        "{} files are in place; start it: systemctl daemon-reload && systemctl enable --now {}",
-        items.len(),
-        unit::FILE
-    );
     Ok(())
 }
 
@@ -194,16 +282,13 @@ fn edit_hosts(root: &Path, lines: &str) -> anyhow::Result<()> {
 ///
 /// # Errors
 /// Something cannot be taken away.
-pub fn uninstall(args: &UninstallArgs) -> anyhow::Result<()> {
+pub fn uninstall(args: &UninstallArgs) -> anyhow::Result<Uninstalled> {
     let root = &args.root;
     let ours = record(root)?;
-    if ours.is_empty() {
-        println!("nothing is installed below {}", root.display());
-        return Ok(());
-    }
-    if args.dry_run {
-        ours.iter().for_each(|place| println!("would remove {}", root.join(place).display()));
-        return Ok(());
+    let removing = ours.iter().map(|place| root.join(place)).collect();
+    let mut done = Uninstalled { root: root.clone(), dry_run: args.dry_run, removed: removing, kept: vec![] };
+    if ours.is_empty() || args.dry_run {
+        return Ok(done);
     }
     edit_hosts(root, "")?;
     let hosts = root.join("etc/hosts");
@@ -230,9 +315,9 @@ pub fn uninstall(args: &UninstallArgs) -> anyhow::Result<()> {
         if let Err(error) = std::fs::remove_dir(&path)
             && error.kind() == io::ErrorKind::DirectoryNotEmpty
         {
-            println!("{} stays: it holds files that are not ours", path.display());
+            done.removed.retain(|removed| *removed != path);
+            done.kept.push(path);
         }
     }
-    println!("uninstalled; if the unit runs, stop it: systemctl disable --now {}", unit::FILE);
-    Ok(())
+    Ok(done)
 }
