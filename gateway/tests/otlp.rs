@@ -213,7 +213,7 @@ async fn a_collector_is_told_over_tls_once_its_certificate_is_believed() {
     let certificate = ca.issue(&["localhost"]).unwrap();
     let files = [put("cert.pem", &certificate.chain_pem()), put("key.pem", &certificate.key_pem())];
     let Some(mut collector) = Collector::start_with(&files) else { return };
-    let root = put("root.pem", &other.certificate_pem());
+    let root = put("root.pem", other.certificate_pem());
     let pod = RawOrigin::Echo.start(([127, 0, 0, 1], 0).into()).await.unwrap();
     let gateway = Gateway::start_with(&mesh(&[pod.address()]), |layers| {
         layers
@@ -227,7 +227,7 @@ async fn a_collector_is_told_over_tls_once_its_certificate_is_believed() {
     gateway.admin_until("/stats/prometheus", dropped).await;
     assert!(collector.said.try_recv().is_err());
 
-    put("root.pem", &ca.certificate_pem());
+    put("root.pem", ca.certificate_pem());
     drop(tunnel(gateway.address).await.unwrap());
     let (spans, _) = collector.hear(5, 1).await;
     assert_eq!(attribute(named(&spans, "connection"), "tls.client.server_name"), Some(&json!(GLOBAL)));
