@@ -65,6 +65,10 @@ admin-requests COUNT="100000" SEED="1":
 miri *FILTER:
     .ci/miri {{FILTER}}
 
+# What threads agree on without a lock, in every order of steps that the memory model allows (loom)
+models *FILTER:
+    cargo test -p eastgate-models {{FILTER}}
+
 # What the binaries are made of, as CycloneDX in target/sbom, and known vulnerabilities where the database can be reached
 sbom:
     .ci/sbom

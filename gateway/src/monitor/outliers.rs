@@ -96,8 +96,6 @@ impl Outliers {
 fn look(cluster: &Arc<Cluster>, detector: Option<Detector>, now: Duration) -> Option<Detector> {
     let rules = cluster.config.outlier_detection.as_ref()?;
     let alarm = &cluster.stats.alarm;
-    alarm.set_watched(true);
-    // Before anything is read: what fails from here on calls again.
     alarm.answer();
     let seen = seen(cluster);
     let mut detector = detector.unwrap_or_else(|| Detector::new(rules, &seen, now));
@@ -113,12 +111,9 @@ fn look(cluster: &Arc<Cluster>, detector: Option<Detector>, now: Duration) -> Op
     if !quiet {
         return Some(detector);
     }
-    alarm.set_watched(false);
     // What failed after it was read, and was not urgent, has not called.
-    (self::seen(cluster) != seen).then(|| {
-        alarm.set_watched(true);
-        detector
-    })
+    let resting = alarm.rest(|| self::seen(cluster) == seen);
+    (!resting).then_some(detector)
 }
 
 fn seen(cluster: &Cluster) -> Vec<Seen<'_>> {

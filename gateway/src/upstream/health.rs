@@ -5,21 +5,22 @@
 //! judging is done elsewhere, by one task, so that nothing here needs a lock.
 
 use std::io;
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering::AcqRel, Ordering::Relaxed};
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwapOption;
 use rustix::io::Errno;
-use tokio::sync::mpsc::UnboundedSender;
 
 use super::cluster::Cluster;
 use super::endpoint::{Endpoint, Stats};
 
 pub mod active;
+mod alarm;
 pub mod outlier;
 mod standing;
 
+pub use alarm::Alarm;
 pub use standing::{CheckCounts, Ejection, Ejections, Reason, reasons};
 
 /// What became of the use of an endpoint. First of the connection, then, where it was established and a ClientHello was
@@ -292,48 +293,6 @@ fn time_of(outcome: Outcome, elapsed: Duration, of_failure: Duration) -> Option<
     }
 }
 
-/// How a cluster wakes up whoever watches it. There is at most one call that was not answered yet, so that what waits
-/// is bounded by the number of clusters.
-#[derive(Debug, Default)]
-pub struct Alarm {
-    watcher: OnceLock<UnboundedSender<String>>,
-    raised: AtomicBool,
-    watched: AtomicBool,
-}
-
-impl Alarm {
-    /// Has calls go to this watcher from now on; the first that is set stays.
-    pub fn set(&self, watcher: &UnboundedSender<String>) {
-        if self.watcher.get().is_none() {
-            // Whoever else sets it at the same time is as good.
-            let _ = self.watcher.set(watcher.clone());
-        }
-    }
-
-    /// Tells that the watcher looks by itself from time to time, so that only what is urgent need wake it, or that it
-    /// does not any more.
-    pub fn set_watched(&self, watched: bool) {
-        self.watched.store(watched, Relaxed);
-    }
-
-    /// Answers a call. What is counted from here on raises another.
-    pub fn answer(&self) {
-        self.raised.swap(false, AcqRel);
-    }
-
-    fn raise(&self, cluster: &str, urgent: bool) {
-        if !urgent && self.watched.load(Relaxed) {
-            return;
-        }
-        if let Some(watcher) = self.watcher.get()
-            && !self.raised.swap(true, AcqRel)
-        {
-            // A watcher that is gone belongs to a process that is ending.
-            let _ = watcher.send(cluster.to_owned());
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use eastgate_config::cluster::{self as config, OutlierDetection, Resolutions};
@@ -427,7 +386,6 @@ mod tests {
         assert_eq!(calls.try_recv().as_deref(), Ok("c"));
         tell(&cluster, Outcome::ConnectFailed);
         assert!(calls.try_recv().is_err(), "the first call is not answered yet");
-        alarm.set_watched(true);
         alarm.answer();
         tell(&cluster, Outcome::ConnectFailed);
         assert!(calls.try_recv().is_ok(), "a row of three");

@@ -1,5 +1,6 @@
 //! Faults of a gateway that reads files, of its pods, and of the network between them.
 
+use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -7,7 +8,8 @@ use eastgate_loadtest::ca::Ca;
 use serde_json::{Value, json};
 
 use crate::fate::Hurts;
-use crate::network::{Pod, no_rules, rules, sh};
+use crate::load::Tunnel;
+use crate::network::{Pod, Running, no_rules, rules, rules_both_ways, sh};
 use crate::program::Eastgate;
 use crate::scene::{Kept, Scene};
 use crate::support::{GLOBAL, gateway, policy, service, slices};
@@ -132,7 +134,45 @@ pub(crate) async fn all(kept: Kept, ca: &Ca, directory: &Path, count: usize) -> 
     pods(&mut scene).await;
     configuration(&mut scene, &place, &slices(&endpoints)).await;
     process(&mut scene, &place).await;
+    vanished(&mut scene, &place).await;
     scene.finish().await
+}
+
+/// Those at the other end of open tunnels are gone without a word, whatever is under way to them: each tunnel ends when
+/// nobody has answered for as long as the settings say, and gives back what it held.
+async fn vanished(scene: &mut Scene, place: &Place) {
+    let soon = [("TIME", "1s"), ("INTERVAL", "1s"), ("PROBES", "1")];
+    let soon = soon.map(|(name, value)| (format!("EASTGATE_RELAY_KEEPALIVE_{name}"), value.to_owned()));
+    let soon: Vec<_> = soon.iter().map(|(name, value)| (name.as_str(), value.clone())).collect();
+    take_over(scene, place, &soon).await;
+    // A tunnel that came along has the patience of the process that accepted it.
+    scene.standing.renew().await;
+
+    let gone = Hurts::UnderWay(&[0]);
+    let mut fault = scene.begins("an endpoint vanishes (drop, both ways): its tunnels end", gone).await;
+    rules_both_ways("ip daddr 10.9.0.2 drop", "ip saddr 10.9.0.2 drop");
+    scene.lasts_beside(&mut fault, &[0]).await;
+    scene.gateway.until("/connections?endpoint=10.9.0.2:8443", |text| text.starts_with("0 open")).await;
+    no_rules();
+    scene.ends(fault).await;
+
+    let mut fault = scene.begins("clients vanish (drop, both ways): their tunnels end", NOBODY).await;
+    let mut tunnels = scene.standing.give_away(6);
+    for tunnel in &mut tunnels[..3] {
+        tunnel.asks_for_much().await;
+    }
+    let clients: Vec<_> = tunnels.iter().map(Tunnel::client).collect();
+    let listed =
+        |text: &str| clients.iter().filter(|client| text.contains(&format!(" {client} -> "))).count();
+    scene.gateway.until("/connections", |text| listed(text) == clients.len()).await;
+    let ports: String = clients.iter().map(|client| format!("{}, ", client.port())).collect();
+    rules(&format!("tcp sport {{ {ports} }} drop\ntcp dport {{ {ports} }} drop"));
+    scene.lasts(&mut fault, 1.0).await;
+    scene.gateway.until("/connections", |text| listed(text) == 0).await;
+    no_rules();
+    drop(tunnels);
+    scene.ends(fault).await;
+    take_over(scene, place, &[]).await;
 }
 
 /// Packets to endpoints are dropped, refused, limited and lost.
@@ -286,7 +326,10 @@ async fn process(scene: &mut Scene, place: &Place) {
     scene.ends(fault).await;
 
     match &place.group {
-        Some(group) => memory(scene, group).await,
+        Some(group) => {
+            memory(scene, group).await;
+            killed_for_memory(scene, place, group).await;
+        }
         None => println!("not tried: memory runs short, because a cgroup for memory cannot be made here"),
     }
     match faketime() {
@@ -328,6 +371,29 @@ async fn memory(scene: &mut Scene, group: &Group) {
     scene.waits(&mut fault).await;
     group.limit(used * 50.0);
     scene.gateway.metric_until("overload_paused", |paused| paused == 0.0).await;
+    scene.ends(fault).await;
+}
+
+/// A neighbour in the cgroup takes all the memory that there is, faster than anybody could give some back, and the kernel
+/// kills the gateway. Whoever looks after it starts it again.
+async fn killed_for_memory(scene: &mut Scene, place: &Place, group: &Group) {
+    let killed = Hurts::Everybody("the gateway itself was killed");
+    let fault = scene.begins("memory of the cgroup runs out, and the kernel kills the gateway", killed).await;
+    let used = scene.gateway.metric("memory_bytes").await;
+    group.limit(used + f64::from(64 << 20));
+    // Of the two the kernel is to choose the gateway.
+    std::fs::write(format!("/proc/{}/oom_score_adj", scene.gateway.pid()), "1000").unwrap();
+    let mut neighbour = Command::new("sh");
+    // It looks for the end of a line, and keeps all that may belong to it.
+    neighbour.args(["-ec", "echo $$ >\"$0\"; exec tail -n 1 /dev/zero"]);
+    let neighbour = Running(neighbour.arg(group.0.join("cgroup.procs")).spawn().unwrap());
+    let status = scene.gateway.ended().await;
+    drop(neighbour);
+    assert_eq!(status.signal(), Some(9), "{status}");
+    group.limit(used * 50.0);
+    let next = place.gateway(&[]).await;
+    next.listening(LISTENER).await;
+    scene.gateway = next;
     scene.ends(fault).await;
 }
 

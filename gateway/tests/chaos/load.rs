@@ -290,9 +290,23 @@ impl Load {
 }
 
 /// A tunnel that stays open, over which requests are made.
-struct Tunnel {
+pub(crate) struct Tunnel {
     stream: TlsStream<Heard>,
     open: Open,
+}
+
+impl Tunnel {
+    /// Its client, as the gateway sees it.
+    pub(crate) fn client(&self) -> SocketAddr {
+        self.stream.get_ref().0.stream.local_addr().unwrap()
+    }
+
+    /// Asks for more than buffers hold, and reads nothing of it.
+    pub(crate) async fn asks_for_much(&mut self) {
+        self.stream.write_all(b"GET /bytes/30000000 HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
+        self.stream.flush().await.unwrap();
+        self.stream.get_ref().0.stream.readable().await.unwrap();
+    }
 }
 
 /// Tunnels that stay open; one that is lost is entered in the ledger, and opened again.
@@ -323,6 +337,19 @@ impl Standing {
                 Err(error) => drop(self.shared.close(open, Err(error))),
             }
         }
+    }
+
+    /// Has others in the place of all of them.
+    pub(crate) async fn renew(&mut self) {
+        for tunnel in std::mem::take(&mut self.tunnels) {
+            self.shared.close(tunnel.open, Ok(()));
+        }
+        self.refill().await;
+    }
+
+    /// Some of them, which are nobody's loss any more.
+    pub(crate) fn give_away(&mut self, count: usize) -> Vec<Tunnel> {
+        self.tunnels.split_off(self.tunnels.len().saturating_sub(count))
     }
 
     /// Has every tunnel that is not with one of these pods answer.

@@ -34,8 +34,13 @@ pub(crate) fn sh(script: &str) {
     assert!(output.status.success(), "{script}\n{}", String::from_utf8_lossy(&output.stderr));
 }
 
-/// Replaces all rules by these, of a chain through which everything goes that is sent to pods or comes from them.
+/// Replaces all rules by these, of a chain through which everything goes that is sent from here.
 pub(crate) fn rules(rules: &str) {
+    rules_both_ways(rules, "");
+}
+
+/// The same, and these of a chain through which everything goes that comes here.
+pub(crate) fn rules_both_ways(rules: &str, of_arriving: &str) {
     let mut command = Command::new("nft");
     let mut child = command.args(["-f", "-"]).stdin(Stdio::piped()).spawn().unwrap();
     let table = format!(
@@ -43,6 +48,10 @@ pub(crate) fn rules(rules: &str) {
             chain out {{
                 type filter hook output priority 0;
 {rules}
+            }}
+            chain in {{
+                type filter hook input priority 0;
+{of_arriving}
             }}
         }}
 "

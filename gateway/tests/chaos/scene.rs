@@ -25,7 +25,7 @@ pub(crate) struct Scene {
     pub(crate) pods: Vec<Pod>,
     pub(crate) gateway: Eastgate,
     load: Load,
-    standing: Standing,
+    pub(crate) standing: Standing,
     /// For how many connections a fault lasts.
     count: usize,
 }

@@ -240,8 +240,8 @@ impl Eastgate {
         assert!(status.success(), "kill -s {name} {pid}");
     }
 
-    /// Waits for its end, and gives its log.
-    pub async fn exit(mut self) -> (std::process::ExitStatus, String) {
+    /// Waits for its end.
+    pub async fn ended(&mut self) -> std::process::ExitStatus {
         let waiting = async {
             loop {
                 if let Some(status) = self.process.0.try_wait().unwrap() {
@@ -251,7 +251,12 @@ impl Eastgate {
             }
         };
         let status = tokio::time::timeout(PATIENCE, waiting).await;
-        let status = status.unwrap_or_else(|_| panic!("it does not end:\n{}", self.log()));
+        status.unwrap_or_else(|_| panic!("it does not end:\n{}", self.log()))
+    }
+
+    /// Waits for its end, and gives its log.
+    pub async fn exit(mut self) -> (std::process::ExitStatus, String) {
+        let status = self.ended().await;
         self.reader.join().unwrap();
         let log = self.log.lock().unwrap().join("\n");
         (status, log)
