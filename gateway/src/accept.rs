@@ -12,7 +12,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use tokio::net::{TcpListener, TcpStream};
-use tokio::runtime::LocalOptions;
+use tokio::runtime::{LocalOptions, RuntimeMetrics};
 use tokio::sync::{mpsc, watch};
 use tokio::task::spawn_local;
 
@@ -37,6 +37,7 @@ const PACE: Duration = Duration::from_millis(20);
 #[derive(Debug)]
 pub struct Threads {
     threads: Vec<(mpsc::UnboundedSender<Work>, JoinHandle<()>)>,
+    runtimes: Vec<RuntimeMetrics>,
     admission: Admission,
     leaving: Arc<Leaving>,
     seats: Option<Arc<[Seat]>>,
@@ -129,7 +130,7 @@ impl Threads {
     /// The system gives no further thread, or no epoll.
     pub fn start(options: Options, admission: Admission, leaving: Arc<Leaving>) -> io::Result<Self> {
         let Options { count, exact_balance, max_pipes } = options;
-        let mut threads = Vec::with_capacity(count);
+        let (mut threads, mut runtimes) = (Vec::with_capacity(count), Vec::with_capacity(count));
         let (open, questions) = open::Registry::new(count);
         for (index, questions) in questions.into_iter().enumerate() {
             let (sender, receiver) = mpsc::unbounded_channel();
@@ -141,13 +142,13 @@ impl Threads {
                 let mut runtime = tokio::runtime::Builder::new_current_thread();
                 match runtime.enable_all().build_local(LocalOptions::default()) {
                     Ok(runtime) => {
-                        let _ = started.send(Ok(()));
+                        let _ = started.send(Ok(runtime.handle().metrics()));
                         runtime.block_on(work(receiver, questions));
                     }
                     Err(error) => drop(started.send(Err(error))),
                 }
             })?;
-            starting.recv().map_err(io::Error::other)??;
+            runtimes.push(starting.recv().map_err(io::Error::other)??);
             threads.push((sender, thread));
         }
         let seat = |(sender, _): &(mpsc::UnboundedSender<Work>, _)| Seat {
@@ -155,12 +156,17 @@ impl Threads {
             taken: Gate::new(usize::MAX),
         };
         let seats = (exact_balance && count > 1).then(|| threads.iter().map(seat).collect());
-        Ok(Self { threads, admission, leaving, seats, open, resumed: AtomicUsize::new(0) })
+        Ok(Self { threads, runtimes, admission, leaving, seats, open, resumed: AtomicUsize::new(0) })
     }
 
     /// The way to their open connections.
     pub fn open(&self) -> &open::Registry {
         &self.open
+    }
+
+    /// What their runtimes say of themselves.
+    pub fn runtimes(&self) -> &[RuntimeMetrics] {
+        &self.runtimes
     }
 
     /// How many there are.

@@ -146,6 +146,10 @@ impl App {
         let threads =
             Threads::start(options, admission, Arc::clone(&leaving)).context("cannot start data threads")?;
         let open = threads.open().clone();
+        metrics.tasks.count("control".into(), tokio::runtime::Handle::current().metrics());
+        for (index, runtime) in threads.runtimes().iter().enumerate() {
+            metrics.tasks.count(format!("data-{index}"), runtime.clone());
+        }
         let mesh = Arc::new(Mesh::default());
         let (known_sender, known) = watch::channel(Default::default());
         let (published, tables) = watch::channel(table.load_full());

@@ -24,6 +24,7 @@ mod overload;
 pub mod per_thread;
 mod resolve;
 pub mod server_names;
+mod tasks;
 mod tls;
 mod usage;
 mod xds;
@@ -36,6 +37,7 @@ pub use otlp::Otlp;
 pub use overload::Overload;
 pub use resolve::Resolve;
 pub use server_names::ServerNames;
+pub use tasks::Tasks;
 pub use tls::Tls;
 pub use usage::Usage;
 pub use xds::{Xds, timestamp};
@@ -69,6 +71,8 @@ pub struct Metrics {
     pub otlp: Otlp,
     /// Look-ups of endpoints' names.
     pub resolve: Resolve,
+    /// Tasks of each thread.
+    pub tasks: Tasks,
     /// The process's own end of the mesh's TLS.
     pub tls: Tls,
     /// Records of the access log that were lost because its writer was behind.
@@ -141,6 +145,7 @@ impl Metrics {
             overload: Overload::new(&made)?,
             otlp: Otlp::new(&made)?,
             resolve: Resolve::new(&made)?,
+            tasks: Tasks::new(&made)?,
             tls: Tls::new(&made)?,
             access_log_dropped: made.counter("access_log_dropped_total", "Access-log records lost")?,
             shed: made.counter(

@@ -1,5 +1,5 @@
 //! The gateway at work for as long as one likes, `just soak MINUTES`: connections of all kinds, good and bad, and changes of
-//! configuration, round by round. What it holds when a round is over must not grow: memory, file descriptors, threads.
+//! configuration, round by round. What it holds when a round is over must not grow: memory, file descriptors, threads, tasks.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a panic is the report")]
 
@@ -25,16 +25,24 @@ struct Held {
     kib: f64,
     files: f64,
     threads: f64,
+    /// Of the data threads, of which each connection is one, and of the control thread.
+    tasks: f64,
 }
 
 impl Held {
-    fn by(pid: &str) -> Self {
+    async fn by(gateway: &Eastgate) -> Self {
+        let pid = gateway.pid();
         let count = |what: &str| std::fs::read_dir(format!("/proc/{pid}/{what}")).unwrap().count() as f64;
         let rollup = std::fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).unwrap();
         let private = |line: &&str| line.starts_with("Anonymous:");
         let line = rollup.lines().find(private).unwrap();
         let kib = line.split_whitespace().nth(1).unwrap().parse().unwrap();
-        Self { kib, files: count("fd"), threads: count("task") }
+        // Whoever asks is a task of the control thread, too.
+        let text = gateway.admin("/stats/prometheus").await;
+        let of_each = text.lines().filter(|line| line.starts_with("eastgate_tasks{"));
+        let of_each: Vec<f64> = of_each.map(|line| line.rsplit(' ').next().unwrap().parse().unwrap()).collect();
+        assert_eq!(of_each.len(), 3, "two data threads and the control thread");
+        Self { kib, files: count("fd"), threads: count("task"), tasks: of_each.iter().sum() }
     }
 }
 
@@ -167,16 +175,17 @@ async fn what_the_gateway_holds_does_not_grow() {
     // Each third of the time is judged by at least a few rounds, however slow the machine is.
     while began.elapsed() < length || held.len() < 45 {
         connections += soak.round(held.len()).await;
-        held.push(Held::by(&soak.gateway.pid()));
+        held.push(Held::by(&soak.gateway).await);
     }
     let third = held.len() / 3;
     let (middle, last) = (&held[third..2 * third], &held[2 * third..]);
     println!("{} rounds, {connections} connections in {:.0?}", held.len(), began.elapsed());
     let mut grown = Vec::new();
-    let kinds: [Kind; 3] = [
+    let kinds: [Kind; 4] = [
         ("KiB of memory", |held| held.kib, 1.10),
         ("file descriptors", |held| held.files, 1.2),
         ("threads", |held| held.threads, 1.3),
+        ("tasks", |held| held.tasks, 1.2),
     ];
     for (what, of, bound) in kinds {
         let (before, after) = (median(middle, of), median(last, of));
