@@ -1,4 +1,4 @@
-//! What is secret is in no log, at whatever level, and in no answer of the admin port.
+//! What is secret is in no log, at whatever level, in no answer of the admin port, and in nothing that a crash says.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a panic is the report")]
 
@@ -11,38 +11,28 @@ mod program;
 #[path = "support/resources.rs"]
 mod resources;
 mod support;
+#[path = "support/untold.rs"]
+mod untold;
+
+use std::net::SocketAddr;
+use std::process::Command;
 
 use eastgate_loadtest::ca::Ca;
+use eastgate_loadtest::client::{self, Client, exchange};
 use fed::{pod, served, world};
+use http_body_util::Full;
+use hyper::Request;
 use plane::Plane;
 use program::Eastgate;
 use serde_json::Value;
 use support::*;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 use tonic::transport::{Certificate, Identity, ServerTlsConfig};
+use untold::{assert_untold, key_parts};
 
 const TOKENS: [&str; 2] =
     ["eyJhbGciOiJSUzI1NiJ9.first-and-secret.c2lnbmVk", "eyJhbGciOiJSUzI1NiJ9.second-and-secret.YWdhaW4"];
-
-/// Every way of writing it that would tell it.
-fn spellings(secret: &[u8]) -> Vec<Vec<u8>> {
-    let text = String::from_utf8_lossy(secret).into_owned();
-    let numbers: Vec<_> = secret.iter().map(ToString::to_string).collect();
-    let hex: String = secret.iter().map(|byte| format!("{byte:02x}")).collect();
-    vec![
-        text.into_bytes(),
-        numbers.join(", ").into_bytes(),
-        hex.to_uppercase().into_bytes(),
-        hex.into_bytes(),
-    ]
-}
-
-/// The parts of a private key that tell it: the lines of its PEM, and its bytes.
-fn key_parts(identity: &eastgate_loadtest::ca::Identity) -> Vec<Vec<u8>> {
-    let pem = identity.key_pem();
-    let lines = pem.lines().filter(|line| !line.starts_with("-----")).map(|line| line.as_bytes().to_vec());
-    // The scalar of P-256 begins behind what is the same in every key.
-    lines.chain([identity.key().secret_der()[36..68].to_vec()]).collect()
-}
 
 /// The answers of every path that the admin port describes.
 async fn everything(gateway: &Eastgate) -> Vec<(String, String)> {
@@ -116,10 +106,164 @@ async fn tokens_and_keys_are_in_no_log_and_no_dump() {
     }
     let mut secrets: Vec<Vec<u8>> = TOKENS.iter().map(|token| token.as_bytes().to_vec()).collect();
     secrets.extend(key_parts(&mine));
-    for (place, text) in &told {
-        for secret in secrets.iter().flat_map(|secret| spellings(secret)) {
-            let found = text.as_bytes().windows(secret.len()).any(|window| window == secret);
-            assert!(!found, "{place} tells {}", String::from_utf8_lossy(&secret));
+    assert_untold(&told, &secrets);
+}
+
+const ADMIN_TOKEN: &str = "only-operators-know-this-0123456789";
+const QUERIES: [&str; 4] = ["", "?format=json", "?include_eds&include_snapshot", "?sni=a.b"];
+
+/// What the admin port answers over TLS to whoever says this for an authorization.
+async fn asked(
+    client: &Client,
+    address: SocketAddr,
+    path: &str,
+    authorization: &str,
+) -> Option<(u16, String)> {
+    let stream = client.connect(address, "localhost").await.ok()?;
+    let request = Request::get(path).header("host", "localhost").header("authorization", authorization);
+    let answer = exchange(stream, request.body(Full::default()).unwrap()).await.ok()?;
+    Some((answer.status, String::from_utf8_lossy(&answer.body).into_owned()))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_admin_ports_token_and_key_are_told_nowhere() {
+    let ca = Ca::new().unwrap();
+    let directory = tempfile::tempdir().unwrap();
+    let path = |name: &str| directory.path().join(name).display().to_string();
+    let mine = ca.issue(&["localhost"]).unwrap();
+    mine.write_pem(path("cert.pem").as_ref(), path("key.pem").as_ref()).unwrap();
+    std::fs::write(path("token"), ADMIN_TOKEN).unwrap();
+    std::fs::create_dir(path("mesh")).unwrap();
+    for (name, document) in mesh(&[]) {
+        std::fs::write(directory.path().join("mesh").join(name), document.to_string()).unwrap();
+    }
+    let settings = [
+        ("EASTGATE_LOG_LEVEL", "trace".to_owned()),
+        ("EASTGATE_ADMIN_TOKEN_PATH", path("token")),
+        ("EASTGATE_ADMIN_TLS_CERT_PATH", path("cert.pem")),
+        ("EASTGATE_ADMIN_TLS_KEY_PATH", path("key.pem")),
+        ("EASTGATE_SOURCE_MESH_DIR", path("mesh")),
+    ];
+    let gateway = Eastgate::start(&[], &settings).await;
+    let address = gateway.admin_address();
+    let mut options = client::Options::new(ca.roots());
+    options.timeout = PATIENCE;
+    let client = Client::new(options).unwrap();
+
+    let right = format!("Bearer {ADMIN_TOKEN}");
+    let (status, description) = asked(&client, address, "/openapi.json", &right).await.unwrap();
+    assert_eq!(status, 200);
+    let description: Value = serde_json::from_str(&description).unwrap();
+    let mut told = Vec::new();
+    for path in description["paths"].as_object().unwrap().keys() {
+        for query in QUERIES {
+            let place = format!("{path}{query}");
+            let (status, text) = asked(&client, address, &place, &right).await.unwrap();
+            assert_ne!(status, 401);
+            told.push((place, text));
         }
     }
+    // Whoever writes it wrongly has it repeated by nobody.
+    for wrong in [ADMIN_TOKEN.to_owned(), format!("Basic {ADMIN_TOKEN}"), format!("{right} and more")] {
+        let (status, text) = asked(&client, address, "/clusters", &wrong).await.unwrap();
+        assert_eq!(status, 401);
+        told.push((format!("the answer to {wrong:?}"), text));
+    }
+    // A key that is none and a token that is none: what is told of them is where they are.
+    std::fs::write(path("key.pem"), mine.key_pem().replacen("PRIVATE", "PRIVAT", 1)).unwrap();
+    assert_eq!(asked(&client, address, "/clusters", &right).await, None);
+    gateway.logged("admin.tls_cert_path").await;
+    std::fs::write(path("key.pem"), mine.key_pem()).unwrap();
+    std::fs::write(path("token"), "").unwrap();
+    assert_eq!(asked(&client, address, "/clusters", &right).await.unwrap().0, 401);
+    std::fs::write(path("token"), ADMIN_TOKEN).unwrap();
+
+    assert_eq!(asked(&client, address, "/logging", &right).await, Some((200, "trace\n".to_owned())));
+
+    // What it is set to, by the same settings.
+    let config = Command::new(env!("CARGO_BIN_EXE_eastgate")).arg("config").envs(settings.clone()).output();
+    let config = String::from_utf8_lossy(&config.unwrap().stdout).into_owned();
+    assert!(config.contains(&path("token")), "{config}");
+    told.push(("eastgate config".to_owned(), config));
+
+    gateway.signal("INT");
+    told.push(("the log".to_owned(), gateway.exit().await.1));
+    let mut secrets = vec![ADMIN_TOKEN.as_bytes().to_vec()];
+    secrets.extend(key_parts(&mine));
+    assert_untold(&told, &secrets);
+}
+
+/// Waits until only threads are there that stay.
+async fn until_no_thread_helps_out(gateway: &Eastgate) {
+    let name =
+        |task: std::fs::DirEntry| std::fs::read_to_string(task.path().join("comm")).unwrap_or_default();
+    let waiting = async {
+        let helping = || {
+            let mut tasks = std::fs::read_dir(format!("/proc/{}/task", gateway.pid())).unwrap().flatten();
+            tasks.any(|task| name(task).starts_with("tokio"))
+        };
+        while helping() {
+            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, waiting).await.expect("idle threads end");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_panic_ends_one_request_and_tells_no_secret() {
+    let ca = Ca::new().unwrap();
+    let pod = pod(&ca).await;
+    let server = ca.issue(&["x", "127.0.0.1"]).unwrap();
+    let tls = ServerTlsConfig::new()
+        .identity(Identity::from_pem(server.chain_pem(), server.key_pem()))
+        .client_ca_root(Certificate::from_pem(ca.certificate_pem()));
+    let plane = Plane::start_tls(tls, None, world(pod.address())).await;
+    let directory = tempfile::tempdir().unwrap();
+    let path = |name: &str| directory.path().join(name).display().to_string();
+    let mine = ca.issue(&[SPIFFE]).unwrap();
+    mine.write_pem(path("cert.pem").as_ref(), path("key.pem").as_ref()).unwrap();
+    std::fs::write(path("root.pem"), ca.certificate_pem()).unwrap();
+    std::fs::write(path("token"), TOKENS[0]).unwrap();
+    std::fs::write(path("admin-token"), ADMIN_TOKEN).unwrap();
+    let settings = [
+        ("EASTGATE_LOG_LEVEL", "trace".to_owned()),
+        ("EASTGATE_ADMIN_TOKEN_PATH", path("admin-token")),
+        ("EASTGATE_XDS_TOKEN_PATH", path("token")),
+        ("EASTGATE_XDS_ROOT_PATHS", path("root.pem")),
+        ("EASTGATE_XDS_CERTIFICATE_PATH", path("cert.pem")),
+        ("EASTGATE_XDS_KEY_PATH", path("key.pem")),
+        ("RUST_BACKTRACE", "full".to_owned()),
+    ];
+    let gateway = Eastgate::start(&["--xds", &plane.address], &settings).await;
+    gateway.logged("listening listener").await;
+    until_no_thread_helps_out(&gateway).await;
+
+    // From here on it gets no more of anything: the thread that is to explain cannot be started.
+    let limited = Command::new("prlimit").args(["--pid", &gateway.pid(), "--as=1:"]).status().unwrap();
+    assert!(limited.success());
+    let question = format!(
+        "GET /explain?sni=a.b HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {ADMIN_TOKEN}\r\nconnection: close\r\n\r\n"
+    );
+    let asked = async |question: &str| {
+        let mut stream = TcpStream::connect(gateway.admin_address()).await.unwrap();
+        stream.write_all(question.as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        let _ = stream.read_to_string(&mut answer).await;
+        answer
+    };
+    assert_eq!(asked(&question).await, "");
+    gateway.logged("panicked at").await;
+    let limited =
+        Command::new("prlimit").args(["--pid", &gateway.pid(), "--as=unlimited:"]).status().unwrap();
+    assert!(limited.success());
+    assert!(asked(&question).await.starts_with("HTTP/1.1 200"), "who asks next is answered");
+    gateway.signal("ABRT");
+    let (status, log) = gateway.exit().await;
+    assert!(!status.success(), "{status}");
+    for part in ["TRACE", "panicked at", "stack backtrace"] {
+        assert!(log.contains(part), "{part}: {log}");
+    }
+    let mut secrets = vec![ADMIN_TOKEN.as_bytes().to_vec(), TOKENS[0].as_bytes().to_vec()];
+    secrets.extend(key_parts(&mine));
+    assert_untold(&[("the log of a crash".to_owned(), log)], &secrets);
 }

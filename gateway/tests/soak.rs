@@ -40,7 +40,8 @@ impl Held {
         // Whoever asks is a task of the control thread, too.
         let text = gateway.admin("/stats/prometheus").await;
         let of_each = text.lines().filter(|line| line.starts_with("eastgate_tasks{"));
-        let of_each: Vec<f64> = of_each.map(|line| line.rsplit(' ').next().unwrap().parse().unwrap()).collect();
+        let of_each: Vec<f64> =
+            of_each.map(|line| line.rsplit(' ').next().unwrap().parse().unwrap()).collect();
         assert_eq!(of_each.len(), 3, "two data threads and the control thread");
         Self { kib, files: count("fd"), threads: count("task"), tasks: of_each.iter().sum() }
     }

@@ -228,6 +228,11 @@ impl Eastgate {
         self.until("/stats/prometheus", |text| wanted(value(text, name))).await;
     }
 
+    /// Where operators are answered.
+    pub fn admin_address(&self) -> SocketAddr {
+        self.admin
+    }
+
     /// Its process number.
     pub fn pid(&self) -> String {
         self.process.0.id().to_string()
