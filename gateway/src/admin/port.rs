@@ -74,15 +74,7 @@ pub fn guarded(
     router: Router,
 ) -> anyhow::Result<SocketAddr> {
     let tls = settings.tls_cert_path.clone().zip(settings.tls_key_path.clone());
-    let router = router.layer(middleware::from_fn(no_other_sites));
-    let router = match &settings.token_path {
-        None => router,
-        Some(path) => {
-            let path: Arc<Path> = path.as_path().into();
-            token(&path).with_context(|| format!("admin.token_path: {}", path.display()))?;
-            router.layer(middleware::from_fn_with_state(path, with_token))
-        }
-    };
+    let router = fenced(settings, router)?;
     let address = match &settings.address {
         AdminAddress::Unix(path) => {
             return unix(tasks, shell.1, path, router).map(|()| ([0, 0, 0, 0], 0).into());
@@ -107,6 +99,18 @@ pub fn guarded(
     });
     tasks.spawn(async move { Ok(axum::serve(Encrypted { clients, bound }, router).await?) });
     Ok(bound)
+}
+
+/// Answers only who may ask: no page of another site, and where there is a token, whoever gives it.
+///
+/// # Errors
+/// The token cannot be read.
+pub fn fenced(settings: &Admin, router: Router) -> anyhow::Result<Router> {
+    let router = router.layer(middleware::from_fn(no_other_sites));
+    let Some(path) = &settings.token_path else { return Ok(router) };
+    let path: Arc<Path> = path.as_path().into();
+    token(&path).with_context(|| format!("admin.token_path: {}", path.display()))?;
+    Ok(router.layer(middleware::from_fn_with_state(path, with_token)))
 }
 
 fn bind(sockets: &Sockets, key: &str, address: SocketAddr) -> anyhow::Result<(TcpListener, Kept)> {
