@@ -20,7 +20,7 @@ use crate::admin_client::escaped;
 const ROWS: usize = 200;
 const PANES: [(&str, &str); 3] =
     [("clusters", "Clusters"), ("endpoints", "Endpoints"), ("names", "Server names")];
-const ORDERS: [&str; 4] = ["connections", "made", "bytes", "failures"];
+const ORDERS: [&str; 4] = ["connections", "bytes", "failures", "made"];
 
 /// What is looked at, and how.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -212,7 +212,7 @@ mod tests {
         {
             view.key(key);
         }
-        assert_eq!(view.path(), "/top?format=json&limit=200&by=made&filter=qs");
+        assert_eq!(view.path(), "/top?format=json&limit=200&by=bytes&filter=qs");
         assert!(view.pane == 1 && !view.left);
         view.key(KeyCode::Backspace);
         view.key(KeyCode::Enter);

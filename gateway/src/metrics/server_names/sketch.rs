@@ -25,9 +25,12 @@ struct Count {
 impl Sketch {
     /// Counts for a name, in a sketch with room for so many.
     pub(super) fn add(&mut self, name: &ServerName, count: u64, room: usize) {
+        if count == 0 || room == 0 {
+            return;
+        }
         if let Some(known) = self.counts.get_mut(name) {
             known.most = known.most.saturating_add(count);
-        } else if count > 0 && room > 0 {
+        } else {
             if self.counts.len() >= room {
                 self.make_room();
             }
