@@ -61,6 +61,7 @@ fuzz_target!(|bytes: &[u8]| {
 struct Stage {
     runtime: Runtime,
     sight: Sight,
+    log: AccessLog,
     open: Admin,
     fenced: Admin,
     _connections: Vec<Entered>,
@@ -82,7 +83,10 @@ impl Stage {
         let snapshot = Arc::new(index.snapshot(&Options::default()));
         let table = Table::build(snapshot, &Resolutions::new(), &Table::default());
         let (registry, questions) = Registry::new(1);
-        let connections = runtime.block_on(connections(&table));
+        let log = bootstrap::AccessLog { path: "/dev/null".into(), ..Default::default() };
+        let dropped = prometheus::IntCounter::new("dropped", "dropped").expect("a counter");
+        let (log, _) = AccessLog::open(&log, None, dropped).expect("an access log");
+        let connections = runtime.block_on(connections(&table, &log));
         for questions in questions {
             runtime.spawn(open::answer(questions));
         }
@@ -103,19 +107,19 @@ impl Stage {
             node: Arc::default(),
             mesh: Arc::default(),
             open: registry,
-            orders: Orders::new(watch::Sender::new(Phase::Accepting), Duration::ZERO),
+            orders: orders(&log),
             restarts: true,
             began: Instant::now(),
         };
         let fenced = Admin { token_path: Some(token), ..Admin::default() };
-        Self { runtime, sight, open: Admin::default(), fenced, _connections: connections }
+        Self { runtime, sight, log, open: Admin::default(), fenced, _connections: connections }
     }
 
     /// What whoever sends these bytes is answered, by a gateway to which nobody has said anything yet.
     fn answered(&self, settings: &Admin, bytes: &[u8]) -> Vec<u8> {
         let sight = Sight {
             readiness: Readiness::new(self.sight.metrics.ready.clone()),
-            orders: Orders::new(watch::Sender::new(Phase::Accepting), Duration::ZERO),
+            orders: orders(&self.log),
             ..self.sight.clone()
         };
         let router = port::fenced(settings, admin::operators(sight)).expect("the token is there");
@@ -123,19 +127,18 @@ impl Stage {
     }
 }
 
+/// What operators may have done, of a gateway that nobody has said anything to.
+fn orders(log: &AccessLog) -> Orders {
+    Orders::new(watch::Sender::new(Phase::Accepting), Duration::ZERO, log.reopener())
+}
+
 /// A few open connections, which nobody serves.
-async fn connections(table: &Table) -> Vec<Entered> {
-    let (log, _) = AccessLog::open(
-        &bootstrap::AccessLog { path: "/dev/null".into(), ..Default::default() },
-        None,
-        prometheus::IntCounter::new("dropped", "dropped").expect("a counter"),
-    )
-    .expect("an access log");
+async fn connections(table: &Table, log: &AccessLog) -> Vec<Entered> {
     let pod = TcpListener::bind("127.0.0.1:0").expect("a socket");
     let address = pod.local_addr().expect("an address");
     let mut entered = Vec::new();
-    let clusters = table.clusters().filter(|cluster| !cluster.endpoints.is_empty()).cycle();
-    for (number, cluster) in (0u16..8).zip(clusters) {
+    let clusters: Vec<_> = table.clusters().filter(|cluster| !cluster.endpoints.is_empty()).collect();
+    for (number, cluster) in (0u16..8).zip(clusters.into_iter().cycle()) {
         let stream = TcpStream::connect(address).await.expect("a connection");
         let endpoint = &cluster.endpoints[usize::from(number) % cluster.endpoints.len()];
         let upstream =
