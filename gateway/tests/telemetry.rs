@@ -5,8 +5,10 @@
 mod support;
 
 use std::io::Write;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use eastgate_loadtest::origin::RawOrigin;
 use serde_json::{Value, json};
@@ -186,4 +188,95 @@ async fn who_asks_for_open_metrics_gets_them_with_connections_as_exemplars() {
     };
     assert_eq!(names(&text), names(&older));
     assert!(!older.contains("# EOF") && !older.contains("trace_id"));
+}
+
+/// A real Prometheus that scrapes this address twice a second; it ends when this is dropped.
+struct Prometheus(Child, SocketAddr, #[allow(dead_code, reason = "its data")] tempfile::TempDir);
+
+impl Drop for Prometheus {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+impl Prometheus {
+    /// Where there is one. Otherwise one line says so, unless `E2E=required`.
+    fn start(scraped: SocketAddr) -> Option<Self> {
+        let directory = tempfile::tempdir().unwrap();
+        let config = directory.path().join("prometheus.json");
+        let job = json!({
+            "job_name": "eastgate",
+            "metrics_path": "/stats/prometheus",
+            "static_configs": [{ "targets": [scraped] }],
+        });
+        let every = json!({ "scrape_interval": "500ms", "scrape_timeout": "500ms" });
+        std::fs::write(&config, json!({ "global": every, "scrape_configs": [job] }).to_string()).unwrap();
+        let address = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let mut command = Command::new("prometheus");
+        command.arg(format!("--config.file={}", config.display()));
+        command.arg(format!("--storage.tsdb.path={}", directory.path().join("data").display()));
+        command.arg(format!("--web.listen-address={address}"));
+        command.args(["--enable-feature=exemplar-storage", "--log.level=error"]);
+        match command.stdin(Stdio::null()).spawn() {
+            Ok(process) => Some(Self(process, address, directory)),
+            Err(error) => {
+                let why = format!("a test wants prometheus, which .ci/setup installs: {error}");
+                assert!(std::env::var("E2E").as_deref() != Ok("required"), "{why}");
+                eprintln!("not run: {why}");
+                None
+            }
+        }
+    }
+
+    /// What it answers, once that is as wanted.
+    async fn until(&self, path: &str, wanted: impl Fn(&Value) -> bool) -> Value {
+        let waiting = async {
+            loop {
+                if TcpStream::connect(self.1).await.is_ok() {
+                    let answer = http_get(self.1, path).await.1;
+                    match serde_json::from_str(&answer) {
+                        Ok(value) if wanted(&value) => return value,
+                        _ => {}
+                    }
+                }
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        };
+        tokio::time::timeout(PATIENCE, waiting).await.unwrap_or_else(|_| panic!("{path} never was as wanted"))
+    }
+}
+
+#[tokio::test]
+async fn a_real_prometheus_takes_all_of_it_and_leads_from_a_bucket_to_a_connection() {
+    let pod = RawOrigin::Echo.start(([127, 0, 0, 1], 0).into()).await.unwrap();
+    let gateway = Gateway::start(&mesh(&[pod.address()])).await;
+    let Some(prometheus) = Prometheus::start(gateway.app.admin_address()) else { return };
+    whole(&gateway, GLOBAL).await;
+    let records = gateway.records(1).await;
+
+    let is_some = |value: &Value| value["data"].as_array().is_some_and(|data| !data.is_empty());
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
+    let range = format!("start={}&end={}", now - 60, now + 60);
+    let path = format!("/api/v1/query_exemplars?query=eastgate_connect_seconds_bucket&{range}");
+    let exemplars = prometheus.until(&path, is_some).await;
+    let labels = &exemplars["data"][0]["exemplars"][0]["labels"];
+    assert_eq!(labels["client_random"], records[0]["client_random"], "{exemplars}");
+
+    let is_up = |value: &Value| {
+        let target = &value["data"]["activeTargets"][0];
+        target["health"] == "up" && target["lastError"] == ""
+    };
+    prometheus.until("/api/v1/targets", is_up).await;
+    // Dashboards that were made for Envoy ask for these names, whatever the format.
+    for name in [
+        "eastgate_server_name_connections_total",
+        "envoy_cluster_upstream_cx_connect_fail",
+        "envoy_cluster_upstream_cx_total",
+        "envoy_cluster_upstream_cx_length_ms_bucket",
+        "istio_tcp_connections_opened_total",
+    ] {
+        let found = |value: &Value| value["data"]["result"].as_array().is_some_and(|all| !all.is_empty());
+        prometheus.until(&format!("/api/v1/query?query={name}"), found).await;
+    }
 }
