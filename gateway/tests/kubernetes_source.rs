@@ -8,6 +8,8 @@ mod kubernetes;
 #[path = "support/program.rs"]
 mod program;
 mod support;
+#[path = "support/untold.rs"]
+mod untold;
 
 use std::net::SocketAddr;
 
@@ -291,4 +293,47 @@ async fn credentials_that_are_not_known_are_told_and_keep_it_from_being_ready() 
     gateway.metric_until(reason, |value| value == 1.0).await;
     assert!(!gateway.admin("/ready").await.starts_with("LIVE"));
     assert!(gateway.log().contains("Unauthorized"), "{}", gateway.log());
+}
+
+#[tokio::test]
+#[ignore = "builds an API server"]
+async fn a_kubeconfig_is_enough_in_the_sandbox_and_its_token_is_told_nowhere() {
+    let Some(mut server) = ApiServer::start().await else { return };
+    let ca = Ca::new().unwrap();
+    let pods = pods(&ca, 2).await;
+    create_mesh(&server, &[pods[0].address()]).await;
+    let settings = [
+        ("EASTGATE_SECURITY_LANDLOCK", "true".to_owned()),
+        ("EASTGATE_SECURITY_SECCOMP", "true".to_owned()),
+        ("EASTGATE_LOG_LEVEL", "trace,kube_client=trace,kube_runtime=trace".to_owned()),
+    ];
+    let gateway = gateway_on(&server, &settings).await;
+    let address = gateway.listening(LISTENER).await;
+    assert_eq!(served(&ca, address).await.as_deref(), Some("httpbin-0"));
+    // It finds its way back, too.
+    server.kill();
+    server.start_again().await;
+    let other = slice(pods[1].address());
+    let change = json!({ "ports": other["ports"], "endpoints": other["endpoints"] });
+    server.patch(&slice(pods[0].address()), change).await;
+    let wanted = pods[1].address().to_string();
+    gateway.until("/clusters", |text| text.contains(&wanted)).await;
+    assert_eq!(served(&ca, address).await.as_deref(), Some("httpbin-1"));
+
+    let mut told = Vec::new();
+    for path in [
+        "/config_dump?include_snapshot",
+        "/server_info",
+        "/rejections",
+        "/stats/prometheus",
+        "/certs",
+        "/ready?verbose",
+    ] {
+        told.push((path.to_owned(), gateway.admin(path).await));
+    }
+    gateway.signal("INT");
+    let (_, log) = gateway.exit().await;
+    assert!(log.contains("files are fenced in") && log.contains("TRACE"), "{log}");
+    told.push(("the log".to_owned(), log));
+    untold::assert_untold(&told, &[kubernetes::TOKEN.as_bytes().to_vec()]);
 }

@@ -4,6 +4,8 @@
 
 #[path = "support/fed.rs"]
 mod fed;
+#[path = "support/machine.rs"]
+mod machine;
 #[path = "support/plane.rs"]
 mod plane;
 #[path = "support/program.rs"]
@@ -21,15 +23,20 @@ use std::process::Command;
 use eastgate::sandbox;
 use eastgate_config::bootstrap::Settings;
 use eastgate_loadtest::ca::Ca;
-use eastgate_loadtest::origin::RawOrigin;
+use eastgate_loadtest::client::{self, Client, Expect};
+use eastgate_loadtest::origin::{self, Clients, Origin, RawOrigin};
 use fed::{pod, served, world};
 use landlock::{ABI, Access, AccessFs, CompatLevel, Compatible, Ruleset, RulesetAttr};
+use machine::{Directory, VM, httpbin, own_address};
 use plane::Plane;
 use program::Eastgate;
 use rustix::net::{AddressFamily, SocketType};
 use support::*;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 const LISTENER: &str = "0.0.0.0_15443";
+const VMHTTP: &str = "outbound_.8888_._.vmhttp.vm.svc.cluster.local";
+const LOADED: &str = "tls_certificate_loads_total{result=\"ok\"}";
 
 /// One line where this kernel has no Landlock.
 fn landlock_is_there() -> bool {
@@ -124,13 +131,13 @@ fn link(directory: &Path) {
 }
 
 async fn start(arguments: &[&str], more: &[(&str, String)]) -> Eastgate {
+    start_any(&[&["--listen", "15443=127.0.0.1:0", "--threads", "2"], arguments].concat(), more).await
+}
+
+async fn start_any(arguments: &[&str], more: &[(&str, String)]) -> Eastgate {
     let on =
         [("EASTGATE_SECURITY_LANDLOCK", "true".to_owned()), ("EASTGATE_SECURITY_SECCOMP", "true".to_owned())];
-    Eastgate::start(
-        &[&["--listen", "15443=127.0.0.1:0", "--threads", "2"], arguments].concat(),
-        &[&on, more].concat(),
-    )
-    .await
+    Eastgate::start(arguments, &[&on, more].concat()).await
 }
 
 /// Every thread of the process has both filters (`/proc/PID/task/*/status`).
@@ -243,4 +250,87 @@ async fn xds_over_tls_its_state_and_a_name_that_is_looked_up_work_in_it() {
     let gateway = start(&["--xds", &at], &settings).await;
     let address = gateway.listening("xds").await;
     assert!(served(&ca, address).await.is_some(), "from the state that was written in it");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_security_readable_adds_can_be_read_and_nothing_beside_it() {
+    if !landlock_is_there() {
+        return;
+    }
+    let directory = place(&[]);
+    link(directory.path());
+    let path = |name: &str| directory.path().join(name).display().to_string();
+    std::fs::write(path("beside"), named_service("beside").to_string()).unwrap();
+    let readable = [("EASTGATE_SECURITY_READABLE", path("beside"))];
+    let gateway = start(&["--mesh-dir", &path("mesh")], &readable).await;
+    gateway.listening(LISTENER).await;
+    gateway.until("/config_dump?include_snapshot", |text| text.contains("beside.bar.svc")).await;
+    // The one file, and nothing that is in the same directory.
+    std::fs::write(path("other"), named_service("other").to_string()).unwrap();
+    std::os::unix::fs::symlink(path("other"), path("mesh/other.json")).unwrap();
+    let warning = gateway.logged("its last content stays in use").await;
+    assert!(warning.contains("other.json: Permission denied"), "{warning}");
+    assert!(!gateway.admin("/config_dump?include_snapshot").await.contains("other.bar.svc"));
+}
+
+/// A client of the mesh that calls the VM.
+fn caller(ca: &Ca) -> Client {
+    let mut options = client::Options::new(ca.roots());
+    options.expect = Expect::OneOf(vec![VM.into()]);
+    options.alpn = vec!["istio".into()];
+    options.identity = Some(ca.issue(&["spiffe://cluster.local/ns/foo/sa/sleep"]).unwrap());
+    options.timeout = PATIENCE;
+    Client::new(options).unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_vm_calls_and_is_called_and_renews_its_certificate_in_it() {
+    if !landlock_is_there() {
+        return;
+    }
+    let ca = Ca::new().unwrap();
+    let mut strict = origin::Options::new("httpbin-0", ca.issue(&[SPIFFE]).unwrap());
+    strict.clients = Clients::Verified(ca.roots());
+    let pod = Origin::start(strict).await.unwrap();
+    let through = Gateway::start(&mesh(&[pod.address()])).await;
+    let local = RawOrigin::Echo.start(([127, 0, 0, 1], 0).into()).await.unwrap();
+    let (vip, mine) = (own_address(), own_address());
+    let env = format!("ISTIO_SERVICE_CIDR=127.0.0.0/8\nCLUSTER_GW_ADDR=127.0.0.1\nISTIO_SVC_IP={mine}\n");
+    let directory = Directory::in_mesh(&ca, &env);
+    directory.write("httpbin.yaml", &httpbin(vip, through.address.port()));
+    let path = directory.0.path().display().to_string();
+    let settings = [
+        ("EASTGATE_VM_CONFIG_DIR", path.clone()),
+        ("EASTGATE_VM_CERTS_DIR", path),
+        ("EASTGATE_VM_INBOUND", format!("{{8888: {}}}", local.address())),
+    ];
+    let machine = start_any(&["--threads", "2"], &settings).await;
+    machine.until("/ready", |text| text.starts_with("LIVE")).await;
+    assert_fenced(&machine);
+    let caller = caller(&ca);
+    for round in 0..2 {
+        let (status, body) = http_get((vip, 8000).into(), "/hostname").await;
+        assert!(status == 200 && body.contains(VM), "{round}: {body}");
+        let mut called = caller.connect((mine, 8888).into(), VMHTTP).await.unwrap();
+        called.write_all(b"still here").await.unwrap();
+        let mut echoed = [0; 10];
+        called.read_exact(&mut echoed).await.unwrap();
+        assert_eq!(&echoed, b"still here");
+        // Renewed by a rename: another inode.
+        let loaded = machine.metric(LOADED).await;
+        directory.certify(&ca, VM);
+        machine.metric_until(LOADED, |count| count > loaded).await;
+    }
+    // A service that comes later is served, and a link out of the directory leads nowhere.
+    let other = own_address();
+    let later = httpbin(other, through.address.port()).replace("httpbin.bar.forvms", "later");
+    let beside = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(beside.path(), &later).unwrap();
+    let entry = directory.0.path().join("later.yaml");
+    std::os::unix::fs::symlink(beside.path(), &entry).unwrap();
+    machine.logged("later.yaml: Permission denied").await;
+    std::fs::remove_file(entry).unwrap();
+    directory.write("later.yaml", &later);
+    machine.until("/listeners", |text| text.contains(&other.to_string())).await;
+    assert_eq!(http_get((other, 8000).into(), "/hostname").await.0, 200);
 }

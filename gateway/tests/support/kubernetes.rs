@@ -18,7 +18,8 @@ use serde_json::{Value, json};
 
 use crate::program::{Driven, built};
 
-const TOKEN: &str = "of-a-test";
+/// What the gateway shows to the API server.
+pub const TOKEN: &str = "of-a-test";
 /// What a cluster's operator applies.
 pub const MANIFEST: &str = include_str!("../../../deploy/kubernetes/rbac.yaml");
 
