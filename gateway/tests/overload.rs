@@ -79,7 +79,7 @@ impl Cgroup {
     fn new() -> Option<Self> {
         let versions = [("/sys/fs/cgroup", "memory.max"), ("/sys/fs/cgroup/memory", "memory.limit_in_bytes")];
         versions.into_iter().find_map(|(root, limit)| {
-            let directory = PathBuf::from(root).join(format!("eastgate-test-{}", std::process::id()));
+            let directory = PathBuf::from(root).join(format!("eastgate-test-{}", fastrand::u64(..)));
             std::fs::create_dir(&directory).ok()?;
             let group = Self { directory, limit };
             group.directory.join(limit).exists().then_some(group)
@@ -88,6 +88,27 @@ impl Cgroup {
 
     fn path(&self, name: &str) -> String {
         self.directory.join(name).display().to_string()
+    }
+
+    fn limit_to(&self, bytes: f64) {
+        std::fs::write(self.path(self.limit), (bytes as u64).to_string()).unwrap();
+    }
+
+    /// How many of its processes the kernel has killed for want of memory.
+    fn killed(&self) -> usize {
+        let texts =
+            ["memory.events", "memory.oom_control"].map(|name| std::fs::read_to_string(self.path(name)));
+        let text: String = texts.into_iter().flatten().collect();
+        let line = text.lines().find_map(|line| line.strip_prefix("oom_kill "));
+        line.unwrap_or_else(|| panic!("{text}")).parse().unwrap()
+    }
+
+    /// A command that becomes the gateway in it.
+    fn command(&self) -> Command {
+        let mut command = Command::new("sh");
+        command.args(["-c", "echo $$ >\"$0\" && exec \"$@\"", &self.path("cgroup.procs")]);
+        command.arg(env!("CARGO_BIN_EXE_eastgate"));
+        command
     }
 }
 
@@ -108,21 +129,14 @@ async fn when_memory_is_short_nobody_is_accepted_and_when_it_is_very_short_idle_
         ("EASTGATE_LIMITS_MEMORY_PAUSE_PERCENT", "10".to_owned()),
         ("EASTGATE_LIMITS_MEMORY_SHED_PERCENT", "20".to_owned()),
     ];
-    let mut inside = Command::new("sh");
-    inside.args(["-c", "echo $$ >\"$0\" && exec \"$@\"", &group.path("cgroup.procs")]);
-    inside.arg(env!("CARGO_BIN_EXE_eastgate"));
-    let running = running_by(inside, &settings).await;
+    let running = running_by(group.command(), &settings).await;
     let Running { gateway, address, .. } = &running;
     let mut tunnels = Vec::new();
     for _ in 0..40 {
         tunnels.push(tunnel(*address).await.unwrap());
     }
-    let limit_to = |bytes: u64| std::fs::write(group.path(group.limit), bytes.to_string()).unwrap();
-    limit_to(1 << 30);
-    gateway.metric_until("memory_limit_bytes", |limit| limit == (1u64 << 30) as f64).await;
-    let used = gateway.metric("memory_bytes").await;
-    assert!(used > (1 << 20) as f64, "{used} bytes");
-    let limit = |percent_used: f64| limit_to((used * 100.0 / percent_used) as u64);
+    let used = used(gateway, &group).await;
+    let limit = |percent_used: f64| group.limit_to(used * 100.0 / percent_used);
     limit(15.0);
     gateway.metric_until("overload_paused", |paused| paused == 1.0).await;
     let mut waiting = tokio::spawn(tunnel(*address));
@@ -146,6 +160,52 @@ async fn when_memory_is_short_nobody_is_accepted_and_when_it_is_very_short_idle_
     }
     assert_eq!(alive, 40 - shed);
     assert!(alive > 0, "a few go at a time");
+}
+
+/// What the gateway uses of the group's memory, under a limit that is far away.
+async fn used(gateway: &Eastgate, group: &Cgroup) -> f64 {
+    let far = f64::from(1 << 30);
+    group.limit_to(far);
+    gateway.metric_until("memory_limit_bytes", |limit| limit == far).await;
+    let used = gateway.metric("memory_bytes").await;
+    assert!(used > f64::from(1 << 20), "{used} bytes");
+    used
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_crowd_is_held_off_before_the_kernel_would_kill_the_gateway() {
+    let Some(group) = Cgroup::new() else {
+        return eprintln!("not run: a cgroup for memory cannot be made here");
+    };
+    // The shares of memory are the usual ones. So many a second are less than what is left above them.
+    let running = running_by(group.command(), &[("EASTGATE_LIMITS_ACCEPT_RATE", "100".into())]).await;
+    let Running { gateway, address, .. } = &running;
+    let mut tunnels = vec![tunnel(*address).await.unwrap()];
+    group.limit_to(used(gateway, &group).await * 1.6);
+    let coming = async {
+        loop {
+            tunnels.push(tunnel(*address).await.unwrap());
+        }
+    };
+    tokio::select! {
+        () = coming => {}
+        () = gateway.metric_until("overload_paused", |paused| paused == 1.0) => {}
+    }
+    let crowd = tunnels.len();
+    assert!(crowd > 50, "{crowd} were enough");
+    // It is idle connections that go when it is nearer still.
+    let used = gateway.metric("memory_bytes").await;
+    group.limit_to(used / 0.97);
+    gateway.metric_until("overload_shed_total", |shed| shed >= 1.0).await;
+    assert!(gateway.admin("/ready").await.starts_with("LIVE"));
+    group.limit_to(used * 10.0);
+    gateway.metric_until("overload_paused", |paused| paused == 0.0).await;
+    say(&mut tunnel(*address).await.unwrap()).await;
+    println!(
+        "{crowd} came before they were held off; {} were shed",
+        gateway.metric("overload_shed_total").await
+    );
+    assert_eq!(group.killed(), 0);
 }
 
 #[tokio::test]
