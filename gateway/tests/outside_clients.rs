@@ -1,7 +1,10 @@
-//! TLS clients and PROXY protocol headers by others, from Python's registry: tlslite-ng, curl_cffi's browsers, proxy-protocol.
+//! TLS clients and PROXY protocol headers by others, from Python's registry: tlslite-ng, curl_cffi's browsers, proxy-protocol;
+//! and a scanner of servers, sslyze.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a panic is the report")]
 
+#[path = "support/haproxy.rs"]
+mod haproxy;
 mod support;
 
 use std::path::{Path, PathBuf};
@@ -9,6 +12,7 @@ use std::process::{Command, Stdio};
 
 use eastgate_loadtest::ca::Ca;
 use eastgate_loadtest::origin::{self, Origin};
+use haproxy::HaProxy;
 use serde_json::json;
 use support::*;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -97,6 +101,39 @@ async fn every_browser_gets_through() {
     let (_pod, gateway, ca) = start(&["http/1.1"]).await;
     let ca = ca.path().display().to_string();
     check(&python, &["browsers", &gateway.address.to_string(), &ca]).await;
+}
+
+/// A server with an RSA key that speaks whatever OpenSSL still does, which is more than anybody should.
+async fn lenient_server() -> Option<HaProxy> {
+    let directory = tempfile::tempdir().unwrap();
+    let path = |name: &str| directory.path().join(name).display().to_string();
+    let (key, chain) = (path("key.pem"), path("chain.pem"));
+    let mut command = Command::new("openssl");
+    command.args([
+        "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-keyout", &key, "-out", &chain, "-days", "2",
+    ]);
+    command
+        .args(["-subj", "/CN=httpbin.example.com"])
+        .args(["-addext", "subjectAltName=DNS:httpbin.example.com"]);
+    if !command.stderr(Stdio::null()).status().is_ok_and(|status| status.success()) {
+        assert_ne!(std::env::var("E2E").as_deref(), Ok("required"), "no openssl; .ci/setup installs it");
+        eprintln!("not run: a server with an RSA key wants openssl; .ci/setup installs it");
+        return None;
+    }
+    let pem = [chain, key].map(|path| std::fs::read_to_string(path).unwrap()).concat();
+    let bind = "ssl crt PEM ssl-min-ver TLSv1.0 alpn h2,http/1.1 ciphers ALL:@SECLEVEL=0";
+    let rest = "  mode http\n  http-request return status 200 content-type text/plain string served\n";
+    HaProxy::start(bind, rest, &pem).await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_scanner_finds_the_same_through_the_gateway_as_without_it() {
+    let Some(python) = python("sslyze") else { return };
+    let Some(server) = lenient_server().await else { return };
+    let mut documents = mesh(&[server.address]);
+    documents.extend(plain_name());
+    let gateway = Gateway::start(&documents).await;
+    check(&python, &["scan", &server.address.to_string(), &gateway.address.to_string()]).await;
 }
 
 #[tokio::test]

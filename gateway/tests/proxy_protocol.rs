@@ -2,68 +2,22 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a panic is the report")]
 
+#[path = "support/haproxy.rs"]
+mod haproxy;
 mod support;
 
-use std::net::{IpAddr, SocketAddr, TcpListener as StdListener};
-use std::process::{Child, Command, Stdio};
+use std::net::{IpAddr, SocketAddr};
 
 use eastgate_loadtest::ca::Ca;
 use eastgate_loadtest::origin::Origin;
+use haproxy::HaProxy;
 use serde_json::{Value, json};
 use support::*;
-use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream};
 
 /// A client's own address, which no other party here has.
 const CLIENT: &str = "127.0.0.55";
-
-/// A running HAProxy; it ends with this.
-struct HaProxy {
-    child: Child,
-    address: SocketAddr,
-    _directory: TempDir,
-}
-
-impl Drop for HaProxy {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-impl HaProxy {
-    /// With this configuration behind its `bind ADDRESS`. None where there is none, after a line that says so.
-    async fn start(bind: &str, rest: &str, pem: &str) -> Option<Self> {
-        let directory = tempfile::tempdir().unwrap();
-        let address = StdListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-        let path = directory.path().join("haproxy.cfg");
-        std::fs::write(directory.path().join("pod.pem"), pem).unwrap();
-        let bind = bind.replace("PEM", &directory.path().join("pod.pem").display().to_string());
-        let text = format!(
-            "global\n  maxconn 100\n  log stderr local0\ndefaults\n  timeout connect 5s\n  timeout client 30s\n  timeout server 30s\n\
-             frontend f\n  bind {address} {bind}\n{rest}"
-        );
-        std::fs::write(&path, text).unwrap();
-        let mut command = Command::new("haproxy");
-        command.args(["-db", "-f"]).arg(&path).stdout(Stdio::null());
-        let child = match command.spawn() {
-            Ok(child) => child,
-            Err(error) => {
-                eprintln!(
-                    "not run: HAProxy as the other end of the PROXY protocol: {error}; .ci/setup installs it"
-                );
-                return None;
-            }
-        };
-        let mut this = Self { child, address, _directory: directory };
-        while TcpStream::connect(address).await.is_err() {
-            assert!(this.child.try_wait().unwrap().is_none(), "HAProxy has ended");
-            tokio::task::yield_now().await;
-        }
-        Some(this)
-    }
-}
 
 async fn connect(to: SocketAddr) -> TcpStream {
     let socket = TcpSocket::new_v4().unwrap();

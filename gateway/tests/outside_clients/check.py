@@ -2,10 +2,11 @@
 
     check.py tlslite GATEWAY CA      handshakes of tlslite-ng, whole and in pieces, and hellos that are to be refused
     check.py browsers GATEWAY CA     every browser that curl_cffi knows (BoringSSL), one request each
+    check.py scan SERVER GATEWAY     what sslyze finds out about a server has to be the same through the gateway
     check.py headers                 a PROXY protocol header a line, by the package proxy-protocol: hex, client, unique id
     check.py read HEX                what that package reads in a header
 
-GATEWAY is ADDRESS:PORT. Prints one line, or fails.
+GATEWAY and SERVER are ADDRESS:PORT. Prints one line, or fails.
 """
 
 import ipaddress
@@ -146,9 +147,53 @@ def read(header):
     print(f"{address}:{port} {result.tlv.authority or '-'}")
 
 
+# All that it can look for, but for the certificate of a server that is sent no name: the gateway leads no such client
+# anywhere, and tells it so.
+SCANS = """sslv2 sslv3 tlsv1 tlsv1_1 tlsv1_2 tlsv1_3 elliptic_curves ems fallback resum reneg early_data compression heartbleed
+    openssl_ccs robot http_headers""".split()
+# Keys for one handshake, and names that the scanner takes out of a set.
+CHANGING = {"public_bytes", "x", "y", "openssl_name"}
+
+
+def scan(server, gateway):
+    import subprocess
+    import tempfile
+
+    def found(at):
+        with tempfile.NamedTemporaryFile() as file:
+            flags = [f"--{scan}" for scan in SCANS]
+            command = [sys.executable, "-m", "sslyze", "--mozilla_config", "disable", "--sni", PLAIN, "--quiet", *flags]
+            subprocess.run([*command, "--json_out", file.name, at], stdout=subprocess.DEVNULL, check=True, timeout=300)
+            result = json.load(file)["server_scan_results"][0]["scan_result"]
+        result = {scan: one["result"] for scan, one in result.items() if one["status"] != "NOT_SCHEDULED"}
+        assert all(result.values()), f"not all was found out: {result}"
+        for old in ("ssl_2_0_cipher_suites", "ssl_3_0_cipher_suites"):
+            # A hello of these has no name in it. Whoever it is that refuses it, it is refused.
+            for suite in result[old]["rejected_cipher_suites"]:
+                suite["error_message"] = "refused"
+        return result
+
+    def differences(one, other, where=""):
+        if isinstance(one, dict) and isinstance(other, dict):
+            for key in sorted((one.keys() | other.keys()) - CHANGING):
+                yield from differences(one.get(key), other.get(key), f"{where}/{key}")
+        elif isinstance(one, list) and isinstance(other, list) and len(one) == len(other):
+            for index, pair in enumerate(zip(one, other)):
+                yield from differences(*pair, f"{where}/{index}")
+        elif one != other:
+            yield f"{where}: {one}, and through the gateway {other}"
+
+    directly, through = found(server), found(gateway)
+    different = list(differences(directly, through))
+    assert not different, "\n".join(different)
+    suites = [suites for result in through.values() for suites in result.get("accepted_cipher_suites", [])]
+    assert len(through) == len(SCANS) and len(suites) > 30, (len(through), len(suites))
+    print(f"{len(through)} scans, {len(suites)} suites of all versions, the same through the gateway")
+
+
 command, arguments = sys.argv[1], sys.argv[2:]
 if command in ("tlslite", "browsers"):
     host, _, at = arguments[0].rpartition(":")
     {"tlslite": tlslite, "browsers": browsers}[command](host, int(at), arguments[1])
 else:
-    {"headers": headers, "read": read}[command](*arguments)
+    {"headers": headers, "read": read, "scan": scan}[command](*arguments)
