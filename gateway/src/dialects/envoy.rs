@@ -12,10 +12,6 @@ use prometheus::core::{Collector, Desc};
 use prometheus::proto::{Metric, MetricFamily, MetricType};
 use prometheus::{IntCounterVec, IntGaugeVec};
 
-mod lengths;
-
-pub(super) use lengths::Lengths;
-
 use super::{Named, describe};
 use crate::metrics::family::{family, sample};
 use crate::metrics::milliseconds;
@@ -24,6 +20,10 @@ use crate::table::Table;
 use crate::upstream::Cluster;
 use crate::upstream::cluster::Limit;
 use crate::upstream::endpoint::Out;
+
+mod lengths;
+
+pub(super) use lengths::Lengths;
 
 const COUNTER: MetricType = MetricType::COUNTER;
 const GAUGE: MetricType = MetricType::GAUGE;
@@ -181,6 +181,7 @@ const LISTENERS: &[OfListener] = &[
     ),
 ];
 
+/// A histogram of which each listener has one.
 const LENGTH: Named = (
     "envoy_listener_downstream_cx_length_ms",
     "How long connections were there that were led to a cluster",
