@@ -85,6 +85,9 @@ async fn an_operator_rotates_it_too_and_so_does_a_signal_while_connections_drain
         }
     };
     connections(address, 1).await;
+    while lines(&log) == 0 {
+        tokio::task::yield_now().await;
+    }
     std::fs::rename(&log, old(1)).unwrap();
     assert_eq!(gateway.post("/reopen_logs").await, (200, "OK\n".into()));
     reopened().await;
