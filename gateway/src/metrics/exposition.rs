@@ -149,6 +149,10 @@ struct Escaped<'a>(&'a str, bool);
 
 impl Display for Escaped<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // As most are; there may be a name for each of ten thousand clusters.
+        if !self.0.bytes().any(|byte| matches!(byte, b'\\' | b'\n' | b'"')) {
+            return f.write_str(self.0);
+        }
         self.0.chars().try_for_each(|c| match c {
             '\\' => f.write_str("\\\\"),
             '\n' => f.write_str("\\n"),
