@@ -199,6 +199,18 @@ async fn gone(scene: &mut Scene, sources: &mut Sources) {
     no_rules();
     scene.ends(fault).await;
 
+    let mut fault = scene.begins("nftables limit, 20 packets a second: the control plane", NOBODY).await;
+    let slow = "limit rate over 20/second drop";
+    rules(&format!("tcp dport {0} {slow}\ntcp sport {0} {slow}", sources.at.port()));
+    let third = |text: &str| text.contains(&format!("{FIRST}::{}:", sources.hosts[2]));
+    sources.say(&json!({ "resources": { "endpoints": [assignment(FIRST, &sources.hosts[..2])] } })).await;
+    scene.lasts(&mut fault, 1.0).await;
+    scene.gateway.until("/clusters", |text| !third(text)).await;
+    no_rules();
+    sources.say(&json!({ "resources": { "endpoints": [assignment(FIRST, &sources.hosts)] } })).await;
+    scene.gateway.until("/clusters", third).await;
+    scene.ends(fault).await;
+
     let mut fault = scene.begins("control plane resets its stream, ten times", NOBODY).await;
     for _ in 0..10 {
         sources.plane().post("/disconnect?how=reset", None).await;
