@@ -32,6 +32,7 @@ pub(super) fn unit(user: &str, redirect: bool) -> String {
          ProtectHome=true\n\
          PrivateTmp=true\n\
          LimitNOFILE=1048576\n\
+         LimitCORE=0\n\
          Restart=always\n\
          RestartSec=2\n\
          \n\
