@@ -11,7 +11,6 @@ use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::atomic::{AtomicU8, Ordering};
 
 use eastgate_config::bootstrap::Layers;
 use eastgate_loadtest::ca::Ca;
@@ -48,18 +47,15 @@ impl Drop for Dnsmasq {
     }
 }
 
-/// An address that nobody else has, nor gets while a server is away: its port is none that the kernel gives to clients.
-fn own_address() -> SocketAddr {
-    static TAKEN: AtomicU8 = AtomicU8::new(0);
-    let process = std::process::id().to_be_bytes();
-    let address = [127, 64 + process[2] % 128, process[3], 1 + TAKEN.fetch_add(1, Ordering::Relaxed)];
-    SocketAddr::from((address, 5335))
+/// Where a server listens; the port is none that the kernel gives to clients.
+fn place() -> SocketAddr {
+    SocketAddr::from((own_address(), 5335))
 }
 
 impl Dnsmasq {
     /// One that knows this, and nobody else to ask. It answers when this returns.
     fn start(directory: &Path, address: SocketAddr, knows: &[String]) -> Self {
-        let log = directory.join(format!("{}.log", address.port()));
+        let log = directory.join(format!("{address}.log"));
         let mut command = Command::new("dnsmasq");
         command.args([
             "--keep-in-foreground",
@@ -161,7 +157,7 @@ async fn a_real_server_is_followed_through_its_changes_and_its_end() {
         return;
     }
     let directory = tempfile::tempdir().unwrap();
-    let address = own_address();
+    let address = place();
     let ca = Ca::new().unwrap();
     let pods = pods(&ca, 1).await;
     let here = pods[0].address();
@@ -197,7 +193,7 @@ async fn a_time_to_live_counts_from_the_floor_to_the_ceiling() {
     }
     let directory = tempfile::tempdir().unwrap();
     let knows = [record("none.example", "127.0.9.1", 0), record("hour.example", "127.0.9.2", 3600)];
-    let dnsmasq = Dnsmasq::start(directory.path(), own_address(), &knows);
+    let dnsmasq = Dnsmasq::start(directory.path(), place(), &knows);
     let bounded = |layers| {
         asking(layers, dnsmasq.address)
             .flag("upstream.dns.min_ttl", Some("200ms"))
@@ -222,14 +218,14 @@ async fn that_a_name_does_not_exist_is_believed_as_long_as_its_zone_says_so_and_
     }
     let directory = tempfile::tempdir().unwrap();
     // The one says for how long (with its SOA record), the other does not.
-    let told = own_address();
+    let told = place();
     let zone = [
         "--auth-zone=example".to_owned(),
         format!("--auth-server=ns.example,{}", told.ip()),
         "--auth-ttl=600".into(),
     ];
     let told = Dnsmasq::start(directory.path(), told, &zone);
-    let untold = Dnsmasq::start(directory.path(), own_address(), &[]);
+    let untold = Dnsmasq::start(directory.path(), place(), &[]);
     let patient = |server: SocketAddr| {
         move |layers| {
             asking(layers, server)
@@ -267,7 +263,7 @@ async fn a_cluster_has_the_addresses_of_the_families_that_it_wants() {
     }
     let directory = tempfile::tempdir().unwrap();
     let knows = [record("both.example", "127.0.9.4,fd00::4", 1), record("old.example", "127.0.9.5", 1)];
-    let dnsmasq = Dnsmasq::start(directory.path(), own_address(), &knows);
+    let dnsmasq = Dnsmasq::start(directory.path(), place(), &knows);
     let cluster = |(family, host): (&str, &str)| {
         let address = json!({ "socket_address": { "address": host, "port_value": 15443 } });
         let name = format!("{family}/{host}");

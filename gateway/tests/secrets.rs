@@ -238,8 +238,12 @@ async fn a_panic_ends_one_request_and_tells_no_secret() {
     gateway.logged("listening listener").await;
     until_no_thread_helps_out(&gateway).await;
 
-    // From here on it gets no more of anything: the thread that is to explain cannot be started.
-    let limited = Command::new("prlimit").args(["--pid", &gateway.pid(), "--as=1:"]).status().unwrap();
+    // From here on it gets too little memory for another thread's stack, and enough for all else: the thread that is to
+    // explain cannot be started.
+    let status = std::fs::read_to_string(format!("/proc/{}/status", gateway.pid())).unwrap();
+    let kib = status.lines().find_map(|line| line.strip_prefix("VmSize:")?.strip_suffix("kB")).unwrap();
+    let most = format!("--as={}:", (kib.trim().parse::<u64>().unwrap() + 1_024) * 1_024);
+    let limited = Command::new("prlimit").args(["--pid", &gateway.pid(), &most]).status().unwrap();
     assert!(limited.success());
     let question = format!(
         "GET /explain?sni=a.b HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {ADMIN_TOKEN}\r\nconnection: close\r\n\r\n"

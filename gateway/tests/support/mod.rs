@@ -9,9 +9,10 @@
     reason = "each test file uses its own part; a panic is the report"
 )]
 
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
 
 use eastgate::app::App;
@@ -253,10 +254,18 @@ pub fn mesh(addresses: &[SocketAddr]) -> Vec<(&'static str, Value)> {
 }
 
 /// TLS pods of httpbin.
+/// A loopback address of one's own: nobody else gets a port of it, also while whoever had it is away.
+pub fn own_address() -> Ipv4Addr {
+    static TAKEN: AtomicU16 = AtomicU16::new(1);
+    let [high, low] = TAKEN.fetch_add(1, Ordering::Relaxed).to_be_bytes();
+    Ipv4Addr::new(127, 64 + (std::process::id() % 128) as u8, high, low)
+}
+
 pub async fn pods(ca: &Ca, count: usize) -> Vec<Origin> {
     let mut pods = Vec::new();
     for index in 0..count {
-        let options = origin::Options::new(format!("httpbin-{index}"), ca.issue(&[SPIFFE]).unwrap());
+        let mut options = origin::Options::new(format!("httpbin-{index}"), ca.issue(&[SPIFFE]).unwrap());
+        options.address = (own_address(), 0).into();
         pods.push(Origin::start(options).await.unwrap());
     }
     pods
