@@ -253,7 +253,6 @@ pub fn mesh(addresses: &[SocketAddr]) -> Vec<(&'static str, Value)> {
     ]
 }
 
-/// TLS pods of httpbin.
 /// A loopback address of one's own: nobody else gets a port of it, also while whoever had it is away.
 pub fn own_address() -> Ipv4Addr {
     static TAKEN: AtomicU16 = AtomicU16::new(1);
@@ -261,6 +260,7 @@ pub fn own_address() -> Ipv4Addr {
     Ipv4Addr::new(127, 64 + (std::process::id() % 128) as u8, high, low)
 }
 
+/// TLS pods of httpbin.
 pub async fn pods(ca: &Ca, count: usize) -> Vec<Origin> {
     let mut pods = Vec::new();
     for index in 0..count {
