@@ -264,7 +264,10 @@ async fn shares_follow_pods_that_die_and_come_back_under_load_and_no_client_sees
     let mut alive: BTreeMap<usize, Origin> = pods(&ca, 18).await.into_iter().enumerate().collect();
     let addresses: Vec<_> = alive.values().map(Origin::address).collect();
     let plane = Plane::start(checked_world(&addresses)).await;
-    let attempts = |layers: Layers, _: &Path| layers.flag("upstream.connect_attempts", Some(18));
+    let attempts = |layers: Layers, directory: &Path| {
+        let log = directory.join("access.log").display().to_string();
+        layers.flag("upstream.connect_attempts", Some(18)).flag("access_log.path", Some(log))
+    };
     let mut gateway = Fed::start(&[&plane.address], attempts).await;
     let address = gateway.ready().await;
     let load = Load::start(&ca, address, &[NAME; 2]);
@@ -301,7 +304,9 @@ async fn shares_follow_pods_that_die_and_come_back_under_load_and_no_client_sees
     }
     let done = load.finish().await;
     if !done.failed.is_empty() {
-        println!("{}", gateway.admin("/failures").await.1);
+        let log = std::fs::read_to_string(gateway.directory.path().join("access.log")).unwrap();
+        let refused = log.lines().filter(|line| line.contains("\"UF\"") || line.contains("\"UH\""));
+        refused.for_each(|line| println!("{line}"));
     }
     done.assert_no_failure();
     println!("matrix under load: {} connections beside the measured ones, 0 failed", done.answered);

@@ -138,6 +138,7 @@ impl Cluster {
         }
         let known: HashMap<SocketAddr, &Arc<Endpoint>> =
             old.iter().flat_map(|old| &old.endpoints).map(|endpoint| (endpoint.address, endpoint)).collect();
+        let begins = known.is_empty();
         let localities: Vec<Arc<Locality>> =
             config.localities.iter().map(|group| Arc::new(group.locality.clone())).collect();
         let endpoints: Vec<_> = places
@@ -155,7 +156,7 @@ impl Cluster {
                     gateway: endpoint.gateway.clone(),
                     check_host: endpoint.hostname.clone(),
                     check_port: endpoint.health_check_port,
-                    stats: stats.unwrap_or_else(|| new_stats(config, now)),
+                    stats: stats.unwrap_or_else(|| new_stats(config, begins, now)),
                 })
             })
             .collect();
@@ -272,10 +273,11 @@ impl Cluster {
     }
 }
 
-/// The counters of an endpoint that has just come. Where the source wants its endpoints checked, it is out until it has passed.
-fn new_stats(config: &config::Cluster, now: Instant) -> Arc<endpoint::Stats> {
+/// The counters of an endpoint that has just come. Where the source wants its endpoints checked, it is out until it has passed;
+/// but not where the cluster begins with it, for then all would be out, and Envoy makes the whole cluster wait.
+fn new_stats(config: &config::Cluster, begins: bool, now: Instant) -> Arc<endpoint::Stats> {
     let stats = endpoint::Stats::new(now);
-    if !config.health_checks.is_empty() {
+    if !config.health_checks.is_empty() && !begins {
         stats.take_out(Out::FailedCheck);
     }
     Arc::new(stats)
@@ -336,6 +338,34 @@ mod tests {
             &Arc::default(),
         );
         assert!(Arc::ptr_eq(&one, &two));
+    }
+
+    #[test]
+    fn what_a_cluster_begins_with_is_in_until_it_is_checked_and_what_comes_later_is_out() {
+        let checked = |ports: &[u16]| {
+            let mut checked = (*config(ports)).clone();
+            checked.health_checks.push(config::HealthCheck {
+                interval: Duration::from_secs(1),
+                timeout: Duration::from_secs(1),
+                unhealthy_threshold: 1,
+                healthy_threshold: 1,
+                jitter: Duration::ZERO,
+                no_traffic_interval: None,
+                port: None,
+                probe: config::Probe::Tcp { send: Vec::new(), receive: Vec::new() },
+            });
+            Arc::new(checked)
+        };
+        let build = |ports: &[u16], old: Option<&Arc<Cluster>>| {
+            Cluster::build(&checked(ports), &Resolutions::new(), old, Instant::now(), &Arc::default())
+        };
+        let out = |cluster: &Cluster| -> Vec<bool> {
+            cluster.endpoints.iter().map(|endpoint| endpoint.stats.is_out()).collect()
+        };
+        let none = build(&[], None);
+        let one = build(&[1, 2], Some(&none));
+        assert_eq!(out(&one), [false, false]);
+        assert_eq!(out(&build(&[1, 2, 3], Some(&one))), [false, false, true]);
     }
 
     #[test]
