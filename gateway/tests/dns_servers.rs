@@ -49,7 +49,7 @@ impl Drop for Dnsmasq {
 
 /// Where a server listens; the port is none that the kernel gives to clients.
 fn place() -> SocketAddr {
-    SocketAddr::from((own_address(), 5335))
+    SocketAddr::from((address_apart(), 5335))
 }
 
 impl Dnsmasq {

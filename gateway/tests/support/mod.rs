@@ -254,7 +254,7 @@ pub fn mesh(addresses: &[SocketAddr]) -> Vec<(&'static str, Value)> {
 }
 
 /// A loopback address of one's own: nobody else gets a port of it, also while whoever had it is away.
-pub fn own_address() -> Ipv4Addr {
+pub fn address_apart() -> Ipv4Addr {
     static TAKEN: AtomicU16 = AtomicU16::new(1);
     let [high, low] = TAKEN.fetch_add(1, Ordering::Relaxed).to_be_bytes();
     Ipv4Addr::new(127, 64 + (std::process::id() % 128) as u8, high, low)
@@ -265,7 +265,7 @@ pub async fn pods(ca: &Ca, count: usize) -> Vec<Origin> {
     let mut pods = Vec::new();
     for index in 0..count {
         let mut options = origin::Options::new(format!("httpbin-{index}"), ca.issue(&[SPIFFE]).unwrap());
-        options.address = (own_address(), 0).into();
+        options.address = (address_apart(), 0).into();
         pods.push(Origin::start(options).await.unwrap());
     }
     pods
