@@ -113,7 +113,7 @@ const ROWS: [Row; 7] = [
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn connections_go_where_endpoints_are_well_by_priority_and_locality() {
     let ca = Ca::new().unwrap();
-    let all = pods(&ca, 9).await;
+    let all = pods_apart(&ca, 9).await;
     let addresses = addresses(&all);
     let plane = Plane::start(world(&addresses, &[], 0)).await;
     let mut gateway = Fed::start(&[&plane.address], |layers, _| layers).await;
@@ -153,7 +153,7 @@ async fn is_known(gateway: &Fed, pods: &[SocketAddr], ill: &[(usize, usize)]) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn endpoints_that_die_untold_cost_no_connection_while_another_of_any_priority_lives() {
     let ca = Ca::new().unwrap();
-    let mut all: BTreeMap<usize, Origin> = pods(&ca, 9).await.into_iter().enumerate().collect();
+    let mut all: BTreeMap<usize, Origin> = pods_apart(&ca, 9).await.into_iter().enumerate().collect();
     let addresses: Vec<_> = all.values().map(Origin::address).collect();
     let plane = Plane::start(world(&addresses, &[], 0)).await;
     let attempts = |layers: Layers, _: &Path| layers.flag("upstream.connect_attempts", Some(9));
@@ -173,7 +173,7 @@ async fn endpoints_that_die_untold_cost_no_connection_while_another_of_any_prior
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn all_clients_of_a_name_meet_at_one_pod_where_the_name_is_hashed() {
     let ca = Ca::new().unwrap();
-    let all = pods(&ca, 3).await;
+    let all = pods_apart(&ca, 3).await;
     let mut resources = world(&addresses(&all), &[], 0);
     let cluster = json!({
         "name": NAME,
@@ -261,7 +261,7 @@ const LIVES: [[[u32; 3]; 3]; 6] = [
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn shares_follow_pods_that_die_and_come_back_under_load_and_no_client_sees_it() {
     let ca = Ca::new().unwrap();
-    let mut alive: BTreeMap<usize, Origin> = pods(&ca, 18).await.into_iter().enumerate().collect();
+    let mut alive: BTreeMap<usize, Origin> = pods_apart(&ca, 18).await.into_iter().enumerate().collect();
     let addresses: Vec<_> = alive.values().map(Origin::address).collect();
     let plane = Plane::start(checked_world(&addresses)).await;
     let attempts = |layers: Layers, directory: &Path| {
@@ -330,7 +330,7 @@ async fn restored(ca: &Ca, address: SocketAddr, place: usize) -> Origin {
 async fn without_a_word_on_it_connections_fail_over_by_subzone_zone_and_region_as_istios_do() {
     const PLACES: [&str; 4] = ["r1/z1/s1", "r1/z1/s2", "r1/z2/s1", "r2/z1/s1"];
     let ca = Ca::new().unwrap();
-    let mut pods = pods(&ca, PLACES.len()).await;
+    let mut pods = pods_apart(&ca, PLACES.len()).await;
     let endpoint = |(pod, place): (&Origin, &str)| {
         json!({
             "address": pod.address().ip(),

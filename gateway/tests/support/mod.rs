@@ -262,10 +262,19 @@ pub fn address_apart() -> Ipv4Addr {
 
 /// TLS pods of httpbin.
 pub async fn pods(ca: &Ca, count: usize) -> Vec<Origin> {
+    pods_at(ca, count, || Ipv4Addr::LOCALHOST).await
+}
+
+/// Those of a test in which pods die: at addresses of their own, so that no other test gets their ports and answers for them.
+pub async fn pods_apart(ca: &Ca, count: usize) -> Vec<Origin> {
+    pods_at(ca, count, address_apart).await
+}
+
+async fn pods_at(ca: &Ca, count: usize, address: impl Fn() -> Ipv4Addr) -> Vec<Origin> {
     let mut pods = Vec::new();
     for index in 0..count {
         let mut options = origin::Options::new(format!("httpbin-{index}"), ca.issue(&[SPIFFE]).unwrap());
-        options.address = (address_apart(), 0).into();
+        options.address = (address(), 0).into();
         pods.push(Origin::start(options).await.unwrap());
     }
     pods
