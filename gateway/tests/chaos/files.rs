@@ -201,7 +201,14 @@ async fn network(scene: &mut Scene) {
             all_but_one,
             "limit rate over 100/second drop",
         ),
-        ("one packet in twenty is lost, to all", NOBODY, "10.9.0.0/16", "numgen random mod 100 < 5 drop"),
+        // Not of those that begin one: where each endpoint's only attempt has lost its SYN, and is given up before the kernel
+        // sends another, nobody could be reached, and of a thousand connections one in seven runs has such a one.
+        (
+            "one packet in twenty of open connections is lost, to all",
+            NOBODY,
+            "10.9.0.0/16",
+            "tcp flags & syn != syn numgen random mod 100 < 5 drop",
+        ),
         (
             "nftables drop: every endpoint",
             Hurts::Unanswered("no endpoint could be reached"),
