@@ -151,10 +151,11 @@ async fn without_an_api_server_the_last_good_stays_and_afterwards_it_is_listed_a
         "one line, not one for each kind"
     );
     assert!(!gateway.log().contains("ERROR"), "{}", gateway.log());
-    let gone = "kubernetes_watch_restarts_total{cluster=\"home\",kind=\"endpointslices\",reason=\"gone\"}";
     let metrics = gateway.admin("/stats/prometheus").await;
     let restarts: Vec<_> = metrics.lines().filter(|line| line.contains("watch_restarts_total{")).collect();
-    assert!(gateway.metric(gone).await >= 1.0, "no 410 Gone: {restarts:#?}\n{}", gateway.log());
+    // Of which kinds is chance: a watch that comes while the server has not found its definitions yet is told 404.
+    let gone = restarts.iter().any(|line| line.contains("reason=\"gone\""));
+    assert!(gone, "no 410 Gone: {restarts:#?}\n{}", gateway.log());
 }
 
 #[tokio::test]
