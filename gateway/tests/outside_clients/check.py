@@ -171,6 +171,10 @@ def scan(server, gateway):
             # A hello of these has no name in it. Whoever it is that refuses it, it is refused.
             for suite in result[old]["rejected_cipher_suites"]:
                 suite["error_message"] = "refused"
+        # A server need not know every session again; how many of five it does is chance. That it knows some is not.
+        resumed = result["session_resumption"]
+        for way in ("session_id", "tls_ticket"):
+            resumed[f"{way}_resumption_result"] = resumed.pop(f"{way}_successful_resumptions_count", 0) > 0
         return result
 
     def differences(one, other, where=""):
