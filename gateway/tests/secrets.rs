@@ -15,9 +15,10 @@ mod support;
 mod untold;
 
 use std::net::SocketAddr;
+use std::path::Path;
 use std::process::Command;
 
-use eastgate_loadtest::ca::Ca;
+use eastgate_loadtest::ca::{self, Ca};
 use eastgate_loadtest::client::{self, Client, exchange};
 use fed::{pod, served, world};
 use http_body_util::Full;
@@ -48,21 +49,32 @@ async fn everything(gateway: &Eastgate) -> Vec<(String, String)> {
     found
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn tokens_and_keys_are_in_no_log_and_no_dump() {
-    let ca = Ca::new().unwrap();
-    let pod = pod(&ca).await;
+/// A control plane that wants a certificate of whoever asks it.
+async fn trusted_plane(ca: &Ca, pod: SocketAddr) -> Plane {
     let server = ca.issue(&["x", "127.0.0.1"]).unwrap();
     let tls = ServerTlsConfig::new()
         .identity(Identity::from_pem(server.chain_pem(), server.key_pem()))
         .client_ca_root(Certificate::from_pem(ca.certificate_pem()));
-    let plane = Plane::start_tls(tls, None, world(pod.address())).await;
+    Plane::start_tls(tls, None, world(pod)).await
+}
+
+/// What a gateway shows to it, as files in this directory.
+fn credentials(ca: &Ca, directory: &Path) -> ca::Identity {
+    let mine = ca.issue(&[SPIFFE]).unwrap();
+    mine.write_pem(&directory.join("cert.pem"), &directory.join("key.pem")).unwrap();
+    std::fs::write(directory.join("root.pem"), ca.certificate_pem()).unwrap();
+    std::fs::write(directory.join("token"), TOKENS[0]).unwrap();
+    mine
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn tokens_and_keys_are_in_no_log_and_no_dump() {
+    let ca = Ca::new().unwrap();
+    let pod = pod(&ca).await;
+    let plane = trusted_plane(&ca, pod.address()).await;
     let directory = tempfile::tempdir().unwrap();
     let path = |name: &str| directory.path().join(name).display().to_string();
-    let mine = ca.issue(&[SPIFFE]).unwrap();
-    mine.write_pem(path("cert.pem").as_ref(), path("key.pem").as_ref()).unwrap();
-    std::fs::write(path("root.pem"), ca.certificate_pem()).unwrap();
-    std::fs::write(path("token"), TOKENS[0]).unwrap();
+    let mine = credentials(&ca, directory.path());
     let settings = [
         ("EASTGATE_LOG_LEVEL", "trace".to_owned()),
         ("EASTGATE_XDS_TOKEN_PATH", path("token")),
@@ -213,17 +225,10 @@ async fn until_no_thread_helps_out(gateway: &Eastgate) {
 async fn a_panic_ends_one_request_and_tells_no_secret() {
     let ca = Ca::new().unwrap();
     let pod = pod(&ca).await;
-    let server = ca.issue(&["x", "127.0.0.1"]).unwrap();
-    let tls = ServerTlsConfig::new()
-        .identity(Identity::from_pem(server.chain_pem(), server.key_pem()))
-        .client_ca_root(Certificate::from_pem(ca.certificate_pem()));
-    let plane = Plane::start_tls(tls, None, world(pod.address())).await;
+    let plane = trusted_plane(&ca, pod.address()).await;
     let directory = tempfile::tempdir().unwrap();
     let path = |name: &str| directory.path().join(name).display().to_string();
-    let mine = ca.issue(&[SPIFFE]).unwrap();
-    mine.write_pem(path("cert.pem").as_ref(), path("key.pem").as_ref()).unwrap();
-    std::fs::write(path("root.pem"), ca.certificate_pem()).unwrap();
-    std::fs::write(path("token"), TOKENS[0]).unwrap();
+    let mine = credentials(&ca, directory.path());
     std::fs::write(path("admin-token"), ADMIN_TOKEN).unwrap();
     let settings = [
         ("EASTGATE_LOG_LEVEL", "trace".to_owned()),
