@@ -25,20 +25,6 @@ async fn faulty(behaviour: RawOrigin) -> Origin {
     behaviour.start(([127, 0, 0, 1], 0).into()).await.unwrap()
 }
 
-/// The same that reads the hello and then resets the connection.
-async fn resetting() -> SocketAddr {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap();
-    tokio::spawn(async move {
-        loop {
-            let (mut stream, _) = listener.accept().await.unwrap();
-            let _ = stream.read(&mut [0; 16_384]).await;
-            stream.set_zero_linger().unwrap();
-        }
-    });
-    address
-}
-
 /// A gateway that does not wait long for an answer.
 async fn impatient(addresses: &[SocketAddr]) -> Gateway {
     let answer_timeout =
@@ -62,10 +48,11 @@ async fn told(gateway: &Gateway, sent: &[u8]) -> std::io::Result<Vec<u8>> {
 async fn an_endpoint_that_takes_the_connection_and_then_does_not_answer_is_left_for_another() {
     let ca = Ca::new().unwrap();
     let pods = pods(&ca, 1).await;
-    let (closing, silent) = (faulty(RawOrigin::Say(Vec::new())).await, faulty(RawOrigin::Silence).await);
-    for (bad, outcome) in
-        [(closing.address(), "closed"), (resetting().await, "reset"), (silent.address(), "silent")]
+    for (fault, outcome) in
+        [(RawOrigin::Say(Vec::new()), "closed"), (RawOrigin::Reset, "reset"), (RawOrigin::Silence, "silent")]
     {
+        let origin = faulty(fault).await;
+        let bad = origin.address();
         let gateway = impatient(&[bad, pods[0].address()]).await;
         let client = mesh_client(&ca);
         for number in 0..6 {
@@ -88,7 +75,7 @@ async fn an_endpoint_that_takes_the_connection_and_then_does_not_answer_is_left_
 async fn where_there_is_no_other_endpoint_the_client_gets_what_the_last_one_did() {
     let hello = client_hello(GLOBAL, &["istio"]);
     let closing = faulty(RawOrigin::Say(Vec::new())).await;
-    let resetting = resetting().await;
+    let resetting = faulty(RawOrigin::Reset).await;
     let gateway = impatient(&[closing.address()]).await;
     assert_eq!(told(&gateway, &hello).await.unwrap(), b"");
     assert_eq!(gateway.records(1).await[0]["flag"], "-");
@@ -96,11 +83,11 @@ async fn where_there_is_no_other_endpoint_the_client_gets_what_the_last_one_did(
     let refusing = faulty(RawOrigin::Reset).await;
     let refused = refusing.address();
     refusing.stop().await;
-    let gateway = impatient(&[resetting, refused]).await;
+    let gateway = impatient(&[resetting.address(), refused]).await;
     assert_eq!(told(&gateway, &hello).await.unwrap_err().kind(), ErrorKind::ConnectionReset);
     let record = gateway.records(1).await.remove(0);
     assert_eq!((&record["flag"], &record["attempts"]), (&"UC".into(), &2.into()));
-    assert_eq!(record["endpoint"], resetting.to_string());
+    assert_eq!(record["endpoint"], resetting.address().to_string());
 }
 
 #[tokio::test]

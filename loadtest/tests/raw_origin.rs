@@ -60,8 +60,9 @@ async fn send_loses_no_byte_though_ours_were_not_asked_for() {
 }
 
 #[tokio::test]
-async fn reset_resets() {
+async fn reset_resets_at_the_first_bytes() {
     let (origin, mut stream) = connect(RawOrigin::Reset).await;
+    stream.write_all(b"hello").await.unwrap();
     assert_eq!(stream.read(&mut [0; 1]).await.unwrap_err().kind(), ErrorKind::ConnectionReset);
     assert_eq!(origin.counters().connections.load(Ordering::Relaxed), 1);
 }

@@ -26,7 +26,8 @@ pub enum RawOrigin {
     /// Sends that many bytes of [`content`](crate::content), half-closes, and reads what is left, so that no RST
     /// overtakes its bytes.
     Send(u64),
-    /// Resets the connection as soon as it is accepted.
+    /// Resets the connection at its first bytes. Not before: a reset that overtakes the other side's `connect` is a
+    /// connection that failed, not one that was reset.
     Reset,
     /// Reads what comes first, says this, and closes.
     Say(Vec<u8>),
@@ -62,7 +63,10 @@ async fn behave(behaviour: &RawOrigin, stream: &mut TcpStream) -> io::Result<End
         RawOrigin::Echo => echo(stream).await?,
         RawOrigin::Digest => digest(stream).await?,
         RawOrigin::Send(length) => send(stream, *length).await?,
-        RawOrigin::Reset => return Ok(Ending::Reset),
+        RawOrigin::Reset => {
+            let _ = stream.read(&mut vec![0; BUFFER]).await?;
+            return Ok(Ending::Reset);
+        }
         RawOrigin::Say(answer) => {
             let _ = stream.read(&mut vec![0; BUFFER]).await?;
             stream.write_all(answer).await?;
