@@ -1,4 +1,5 @@
-//! The latest connections that failed, for operators: a few on each data thread, which keeps its own.
+//! The latest connections that failed, for operators: a few on each data thread, which keeps its own. Where they fail for
+//! several reasons, each keeps a share: clients that break off by the thousand must not push out the one that says why.
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
@@ -48,7 +49,7 @@ pub fn note(record: &Record, flag: Flag, explain: impl FnOnce() -> String) {
             return;
         }
         if here.len() == KEPT {
-            here.pop_front();
+            make_room(here);
         }
         here.push_back(Failure {
             at: now,
@@ -63,7 +64,52 @@ pub fn note(record: &Record, flag: Flag, explain: impl FnOnce() -> String) {
     });
 }
 
+/// Drops the oldest of those that ended in the way that most did.
+fn make_room(here: &mut VecDeque<Failure>) {
+    let alike = |flag| here.iter().filter(|failure| failure.flag == flag).count();
+    let crowd = here.iter().map(|failure| failure.flag).max_by_key(|flag| alike(*flag));
+    if let Some(oldest) = here.iter().position(|failure| Some(failure.flag) == crowd) {
+        here.remove(oldest);
+    }
+}
+
 /// Those of this thread.
 pub fn here() -> Vec<Failure> {
     HERE.with_borrow(|here| here.iter().cloned().collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn failure(flag: Flag, port: u16) -> Failure {
+        Failure {
+            at: Instant::now(),
+            listener: String::new(),
+            client: ([10, 0, 0, 1], port).into(),
+            server_name: None,
+            client_random: None,
+            endpoint: None,
+            flag,
+            error: String::new(),
+        }
+    }
+
+    #[test]
+    fn what_is_frequent_does_not_push_out_what_is_rare() {
+        let mut here: VecDeque<_> = [Flag::NoRoute, Flag::ClientLeft, Flag::UpstreamFailed, Flag::ClientLeft]
+            .into_iter()
+            .zip(1..)
+            .map(|(flag, port)| failure(flag, port))
+            .collect();
+        for port in 5..100 {
+            make_room(&mut here);
+            here.push_back(failure(Flag::ClientLeft, port));
+        }
+        let left: Vec<_> = here.iter().map(|failure| (failure.flag, failure.client.port())).collect();
+        assert_eq!(
+            left,
+            [(Flag::NoRoute, 1), (Flag::UpstreamFailed, 3), (Flag::ClientLeft, 98), (Flag::ClientLeft, 99)]
+        );
+    }
 }
