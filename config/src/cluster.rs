@@ -8,7 +8,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::duration;
-use crate::endpoint::Endpoint;
+use crate::endpoint::{Endpoint, MAX_ADDITIONAL};
 use crate::locality::Locality;
 
 mod policy;
@@ -148,8 +148,8 @@ pub struct Cluster {
 /// How the DNS names of a cluster are resolved.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Dns {
-    /// A new connection goes to the first address of the newest answer, and older ones stay (Envoy's `LOGICAL_DNS`);
-    /// otherwise every address of the answer is an endpoint, and what is not in it is none (`STRICT_DNS`).
+    /// A new connection goes to the first address of the newest answer, or to another where that is not reached, and
+    /// older ones stay (Envoy's `LOGICAL_DNS`); otherwise every address of the answer is an endpoint, and what is not in it is none (`STRICT_DNS`).
     pub logical: bool,
     /// How often.
     #[serde(with = "duration::text")]
@@ -362,10 +362,24 @@ impl Skipped {
 impl Cluster {
     /// The addresses that a DNS name of an endpoint stands for in this cluster.
     pub fn resolve(&self, host: &str, resolved: &Resolutions) -> impl Iterator<Item = IpAddr> {
-        let dns = self.dns.as_ref();
-        let family = dns.map_or(DnsFamily::All, |dns| dns.family);
-        let most = if dns.is_some_and(|dns| dns.logical) { 1 } else { usize::MAX };
-        family.choose(resolved.get(host).map_or(&[], Vec::as_slice)).take(most)
+        let most = if self.is_logical() { 1 } else { usize::MAX };
+        self.addresses(host, resolved).take(most)
+    }
+
+    /// Where only the first address of a DNS name is an endpoint (`LOGICAL_DNS`), the others: they are tried when the
+    /// first is not reached, as Envoy does it (Happy Eyeballs).
+    pub fn resolve_others(&self, host: &str, resolved: &Resolutions) -> impl Iterator<Item = IpAddr> {
+        let most = if self.is_logical() { MAX_ADDITIONAL } else { 0 };
+        self.addresses(host, resolved).skip(1).take(most)
+    }
+
+    fn is_logical(&self) -> bool {
+        self.dns.as_ref().is_some_and(|dns| dns.logical)
+    }
+
+    fn addresses(&self, host: &str, resolved: &Resolutions) -> impl Iterator<Item = IpAddr> {
+        let family = self.dns.as_ref().map_or(DnsFamily::All, |dns| dns.family);
+        family.choose(resolved.get(host).map_or(&[], Vec::as_slice))
     }
 
     /// A cluster of this name with every default and these endpoints in one unnamed locality.
@@ -433,6 +447,10 @@ mod tests {
             let first = |host| logical.resolve(host, &resolved).collect::<Vec<_>>();
             let wanted = wanted.map(|all| all.into_iter().take(1).collect::<Vec<IpAddr>>());
             assert_eq!(["both", "old", "new"].map(first), wanted);
+            let others = |host| logical.resolve_others(host, &resolved).collect::<Vec<_>>();
+            let left = |host| stands_for(host).split_off(1.min(stands_for(host).len()));
+            assert_eq!(["both", "old", "new"].map(others), ["both", "old", "new"].map(left));
+            assert_eq!(cluster.resolve_others("both", &resolved).count(), 0);
             assert!(stands_for("unknown").is_empty());
         }
     }

@@ -62,6 +62,10 @@ pub enum Health {
 /// The port at which the gateways of other networks take mesh TLS (Istio's `gatewayPort`).
 pub const GATEWAY_PORT: u16 = 15443;
 
+/// As many other addresses as any workload has. A named endpoint can be listed any number of times for a few bytes each,
+/// so that what one endpoint takes must be bounded.
+pub const MAX_ADDITIONAL: usize = 16;
+
 /// One address in a cluster.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Endpoint {

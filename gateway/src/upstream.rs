@@ -18,6 +18,7 @@ pub mod endpoint;
 pub mod health;
 mod latency;
 mod limit;
+mod places;
 pub mod resolve;
 mod retry;
 pub mod state;

@@ -230,6 +230,11 @@ async fn a_logical_name_is_one_address_at_a_time_and_open_connections_stay() {
     until(&gateway, &[&here.to_string()]).await;
     assert!(mesh_client(&ca).get(gateway.address, GLOBAL, "/hostname").await.is_ok());
     gateway.admin_until("/stats/prometheus", is_open).await;
+    // Nobody is at the first address: the other one is tried in the same attempt.
+    server.say(Script::Answer(vec![ip(1), here]));
+    until(&gateway, &["127.0.9.1"]).await;
+    assert!(mesh_client(&ca).get(gateway.address, GLOBAL, "/hostname").await.is_ok());
+    assert_eq!(gateway.records(2).await[1]["attempts"], 1);
 }
 
 #[tokio::test]

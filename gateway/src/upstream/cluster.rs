@@ -19,6 +19,7 @@ use super::endpoint::{self, Endpoint, Out};
 use super::health::{Alarm, CheckCounts, Ejections, Hellos};
 pub use super::limit::Limit;
 use super::limit::Place;
+use super::places::{Located, places};
 use super::resolve::Wanted;
 use super::{Error, retry};
 use crate::metrics::Usage;
@@ -132,7 +133,11 @@ impl Cluster {
         let places = places(config, resolved);
         if let Some(old) = old
             && (Arc::ptr_eq(&old.config, config) || old.config == *config)
-            && old.endpoints.iter().map(|endpoint| endpoint.address).eq(places.iter().map(|place| place.0))
+            && old
+                .endpoints
+                .iter()
+                .map(|endpoint| (endpoint.address, &endpoint.additional))
+                .eq(places.iter().map(|place| (place.address, &place.additional)))
         {
             return Arc::clone(old);
         }
@@ -142,17 +147,17 @@ impl Cluster {
         let localities: Vec<Arc<Locality>> =
             config.localities.iter().map(|group| Arc::new(group.locality.clone())).collect();
         let endpoints: Vec<_> = places
-            .iter()
-            .map(|(address, group, endpoint)| {
-                let stats = known.get(address).map(|known| Arc::clone(&known.stats));
+            .into_iter()
+            .map(|Located { address, additional, group, endpoint }| {
+                let stats = known.get(&address).map(|known| Arc::clone(&known.stats));
                 Arc::new(Endpoint {
-                    address: *address,
+                    address,
                     weight: endpoint.weight.max(1),
                     health: endpoint.health,
-                    group: *group,
-                    locality: localities.get(*group).map(Arc::clone).unwrap_or_default(),
+                    group,
+                    locality: localities.get(group).map(Arc::clone).unwrap_or_default(),
                     workload: Arc::clone(&endpoint.workload),
-                    additional: additional(endpoint),
+                    additional,
                     gateway: endpoint.gateway.clone(),
                     check_host: endpoint.hostname.clone(),
                     check_port: endpoint.health_check_port,
@@ -281,38 +286,6 @@ fn new_stats(config: &config::Cluster, begins: bool, now: Instant) -> Arc<endpoi
         stats.take_out(Out::FailedCheck);
     }
     Arc::new(stats)
-}
-
-/// The other addresses of an endpoint. Those of a DNS name are endpoints of their own.
-fn additional(endpoint: &eastgate_config::endpoint::Endpoint) -> Box<[SocketAddr]> {
-    match endpoint.address {
-        Address::Socket(_) => endpoint.additional_addresses.as_slice().into(),
-        Address::Dns { .. } => Box::default(),
-    }
-}
-
-type Located<'a> = (SocketAddr, usize, &'a eastgate_config::endpoint::Endpoint);
-
-/// Every address of the cluster once, DNS names resolved; the first endpoint that names an address counts.
-fn places<'a>(config: &'a config::Cluster, resolved: &Resolutions) -> Vec<Located<'a>> {
-    let mut seen = std::collections::HashSet::new();
-    let mut places = Vec::new();
-    for (group, locality) in config.localities.iter().enumerate() {
-        for endpoint in &locality.endpoints {
-            let mut add = |address| {
-                if seen.insert(address) {
-                    places.push((address, group, endpoint));
-                }
-            };
-            match &endpoint.address {
-                Address::Socket(address) => add(*address),
-                Address::Dns { host, port } => {
-                    config.resolve(host, resolved).for_each(|ip| add((ip, *port).into()));
-                }
-            }
-        }
-    }
-    places
 }
 
 #[cfg(test)]

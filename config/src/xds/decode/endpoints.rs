@@ -11,14 +11,11 @@ use eastgate_proto::envoy::config::endpoint::v3 as wire;
 use super::Problem;
 use super::values::{self, Address};
 use crate::cluster::LocalityEndpoints;
-use crate::endpoint::{self, Endpoint, Health};
+use crate::endpoint::{self, Endpoint, Health, MAX_ADDITIONAL};
 use crate::locality::Locality;
 
 /// As Envoy has it; each priority is looked through for every connection that finds the ones before it down.
 const MAX_PRIORITY: u32 = 128;
-/// As many addresses as any workload has. A named endpoint can be listed any number of times for a few bytes each, so
-/// that what one endpoint takes must be bounded.
-const MAX_ADDITIONAL: usize = 16;
 /// The longest DNS name.
 const MAX_HOSTNAME: usize = 255;
 /// What Istio's `EndpointMetadata` chooses a transport socket by.
