@@ -99,9 +99,13 @@ impl Drop for Machine {
     }
 }
 
-/// Makes the shared directory, with what the commands find in it.
+/// Makes the shared directory, with what the commands find in it. A mount, and not a link, because a machine may have
+/// something of its own over the place where the repository is.
 pub fn directory(config: &Path) {
-    sh(&format!("mount -t tmpfs lab {DIRECTORY} && ln -s {} {DIRECTORY}/config", config.display()));
+    sh(&format!(
+        "mount -t tmpfs lab {DIRECTORY} && mkdir {DIRECTORY}/config && mount --bind {} {DIRECTORY}/config",
+        config.display()
+    ));
 }
 
 impl Machine {
