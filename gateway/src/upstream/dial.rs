@@ -7,7 +7,7 @@ use std::task::Poll;
 use std::time::Duration;
 
 use rustix::io::Errno;
-use socket2::{Domain, Socket, Type};
+use socket2::{Domain, SockRef, Socket, Type};
 use tokio::io::Interest;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep};
@@ -33,7 +33,7 @@ pub async fn dial(address: SocketAddr, sources: &[IpAddr]) -> io::Result<TcpStre
         _ => {}
     }
     let stream = TcpStream::from_std(socket.into())?;
-    established(&stream).await.map(|()| stream)
+    established(&stream, address).await.map(|()| stream)
 }
 
 /// Opens a TCP connection to one of the addresses of one endpoint (Happy Eyeballs): the next is tried when one has failed,
@@ -101,12 +101,18 @@ fn alternating(first: SocketAddr, others: &[SocketAddr]) -> Vec<SocketAddr> {
 }
 
 /// Waits for the answer. One that refuses shows as hung up, so the kernel is asked for the error only then.
-async fn established(stream: &TcpStream) -> io::Result<()> {
+async fn established(stream: &TcpStream, address: SocketAddr) -> io::Result<()> {
     let ready = stream.ready(Interest::WRITABLE).await?;
-    match ready.is_write_closed() {
-        true => stream.take_error()?.map_or(Ok(()), Err),
-        false => Ok(()),
+    if ready.is_write_closed() {
+        return stream.take_error()?.map_or(Ok(()), Err);
     }
+    // Where nobody listens on this machine, the kernel may choose that very port for the socket, which is connected to
+    // itself then (TCP's simultaneous open), echoes, and keeps the port from its owner. Nobody is there: that is refused.
+    if address.ip().is_loopback() && stream.local_addr()? == address {
+        SockRef::from(stream).set_linger(Some(Duration::ZERO))?;
+        return Err(io::ErrorKind::ConnectionRefused.into());
+    }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -133,6 +139,18 @@ mod tests {
         assert_eq!(stream.peer_addr().unwrap(), listener.local_addr().unwrap());
         let error = dial_any(refused, &[refused], &[]).await.unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::ConnectionRefused);
+    }
+
+    #[tokio::test]
+    async fn a_socket_that_is_connected_to_itself_is_refused() {
+        let free = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+        let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+        socket.bind(&free.into()).unwrap();
+        socket.connect(&free.into()).unwrap();
+        socket.set_nonblocking(true).unwrap();
+        let stream = TcpStream::from_std(socket.into()).unwrap();
+        let refused = established(&stream, free).await.unwrap_err();
+        assert_eq!(refused.kind(), io::ErrorKind::ConnectionRefused);
     }
 
     #[tokio::test]
