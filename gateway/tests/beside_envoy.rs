@@ -18,7 +18,7 @@ use envoy::Envoy;
 use serde_json::json;
 use support::*;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpStream;
 
 const ECHO: &str = "outbound_.8000_._.echo.bar.svc.cluster.local";
 const NARROW: &str = "outbound_.8000_._.narrow.bar.svc.cluster.local";
@@ -124,17 +124,12 @@ async fn eastgate(
     (app, address)
 }
 
-/// A port of loopback where nobody listens.
-async fn nobody() -> SocketAddr {
-    TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap()
-}
-
 async fn clusters(echo: SocketAddr) -> [serde_json::Value; 4] {
     let one_connection = json!({ "circuit_breakers": { "thresholds": [{ "max_connections": 1 }] } });
     [
         envoy::cluster(ECHO, &[echo], &json!({})),
         envoy::cluster(NARROW, &[echo], &one_connection),
-        envoy::cluster(DEAD, &[nobody().await], &json!({})),
+        envoy::cluster(DEAD, &[nobody()], &json!({})),
         envoy::cluster(EMPTY, &[], &json!({})),
     ]
 }

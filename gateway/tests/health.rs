@@ -81,7 +81,7 @@ async fn restored(ca: &Ca, address: SocketAddr, name: &str) -> Origin {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_killed_endpoint_is_ejected_gets_no_connection_and_comes_back_and_no_client_sees_it() {
     let ca = Ca::new().unwrap();
-    let mut all = pods(&ca, 3).await;
+    let mut all = pods_apart(&ca, 3).await;
     let gateway = Gateway::start(&watched_mesh(&addresses(&all), json!({}))).await;
     let load = Load::start(&ca, gateway.address, &CLIENTS);
     load.until_more(100).await;
@@ -157,7 +157,7 @@ async fn while_out(gateway: &Gateway, address: SocketAddr, load: &Load, packets:
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn with_ten_percent_none_of_three_is_ejected_and_no_client_sees_the_dead_one_either() {
     let ca = Ca::new().unwrap();
-    let mut all = pods(&ca, 3).await;
+    let mut all = pods_apart(&ca, 3).await;
     let gateway = Gateway::start(&watched_mesh(&addresses(&all), json!({ "maxEjectionPercent": 10 }))).await;
     let dead = all.remove(0);
     let address = dead.address();
@@ -185,7 +185,7 @@ fn checked(check: &'static str) -> impl FnOnce(Layers) -> Layers {
 async fn a_mute_endpoint_fails_the_tls_check_and_passes_the_tcp_check() {
     let ca = Ca::new().unwrap();
     let pods = pods(&ca, 2).await;
-    let mute = RawOrigin::Silence.start(([127, 0, 0, 1], 0).into()).await.unwrap();
+    let mute = RawOrigin::Silence.start((address_apart(), 0).into()).await.unwrap();
     let all: Vec<_> = addresses(&pods).into_iter().chain([mute.address()]).collect();
     let by_tcp = Gateway::start_with(&mesh(&all), checked("tcp")).await;
     let by_tls = Gateway::start_with(&mesh(&all), checked("tls")).await;

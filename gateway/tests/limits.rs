@@ -39,11 +39,6 @@ async fn opened(gateway: &Gateway, from: &str) -> (TcpStream, [u8; 7]) {
     (stream, answer)
 }
 
-/// An address where nothing listens.
-fn refusing() -> SocketAddr {
-    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
-}
-
 #[tokio::test]
 async fn a_silent_endpoint_costs_a_moment_and_not_the_connect_timeout() {
     let ca = Ca::new().unwrap();
@@ -88,10 +83,10 @@ async fn all_served(gateway: &Gateway, client: &Arc<Client>, requests: usize) {
 #[tokio::test]
 async fn no_client_sees_a_failure_while_pods_die_vanish_and_come_back() {
     let ca = Ca::new().unwrap();
-    let mut all = pods(&ca, 2).await;
+    let mut all = pods_apart(&ca, 2).await;
     let (hole, listener, held) = black_hole().await;
     let closing = RawOrigin::Say(Vec::new()).start(([127, 0, 0, 1], 0).into()).await.unwrap();
-    let refused = refusing();
+    let refused = nobody();
     let addresses = [all[0].address(), all[1].address(), hole, refused, closing.address()];
     let five_attempts = |layers: Layers| layers.flag("upstream.connect_attempts", Some(5));
     let gateway = Gateway::start_with(&mesh(&addresses), five_attempts).await;
@@ -120,7 +115,7 @@ async fn no_client_sees_a_failure_while_pods_die_vanish_and_come_back() {
 #[tokio::test]
 async fn retries_stay_within_their_budget_and_the_first_attempt_needs_none() {
     let pod = echo().await;
-    let refused = refusing();
+    let refused = nobody();
     let no_retries = |layers: Layers| {
         let budget = json!({ "percent": 0, "min_concurrency": 0 });
         layers

@@ -131,7 +131,7 @@ async fn a_server_that_speaks_first_and_bytes_behind_the_hello_are_relayed() {
 #[tokio::test]
 async fn a_killed_pod_is_never_shown_to_a_client_while_another_lives() {
     let ca = Ca::new().unwrap();
-    let mut pods = pods(&ca, 3).await;
+    let mut pods = pods_apart(&ca, 3).await;
     let gateway = Gateway::start(&mesh(&addresses(&pods))).await;
     let client = mesh_client(&ca);
     for killed in 0..2 {

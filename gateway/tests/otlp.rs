@@ -14,7 +14,7 @@ use eastgate_loadtest::origin::RawOrigin;
 use serde_json::{Value, json};
 use support::*;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpStream;
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use tokio::time::timeout;
 
@@ -150,8 +150,7 @@ async fn a_connection_is_a_trace_of_its_phases_and_a_log_record_of_that_trace() 
 #[tokio::test]
 async fn the_phase_in_which_a_connection_failed_says_so() {
     let Some(mut collector) = Collector::start() else { return };
-    let nobody = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
-    let gateway = Gateway::start_with(&mesh(&[nobody]), |layers| {
+    let gateway = Gateway::start_with(&mesh(&[nobody()]), |layers| {
         layers.flag("otlp.address", Some(collector.address.clone()))
     })
     .await;
@@ -171,7 +170,7 @@ async fn the_phase_in_which_a_connection_failed_says_so() {
 #[tokio::test]
 async fn each_attempt_to_connect_is_a_span_with_its_endpoint_and_what_it_came_to() {
     let Some(mut collector) = Collector::start() else { return };
-    let nobody = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+    let nobody = nobody();
     let pod = RawOrigin::Echo.start(([127, 0, 0, 1], 0).into()).await.unwrap();
     let gateway = Gateway::start_with(&mesh(&[nobody, pod.address()]), |layers| {
         layers.flag("otlp.address", Some(collector.address.clone())).flag("otlp.logs", Some(false))
@@ -235,7 +234,7 @@ async fn a_collector_is_told_over_tls_once_its_certificate_is_believed() {
 
 #[tokio::test]
 async fn a_collector_that_is_away_costs_its_records_and_no_connection() {
-    let nobody = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+    let nobody = nobody();
     let pod = RawOrigin::Echo.start(([127, 0, 0, 1], 0).into()).await.unwrap();
     let gateway = Gateway::start_with(&mesh(&[pod.address()]), |layers| {
         layers.flag("otlp.address", Some(format!("http://{nobody}")))

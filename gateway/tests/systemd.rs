@@ -69,7 +69,7 @@ async fn the_client_whose_connection_starts_the_gateway_is_served_on_the_socket_
         return;
     }
     let place = Place::new().await;
-    let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let address = nobody();
     let mut activate = Command::new("systemd-socket-activate");
     activate.args(["--setenv", "NO_COLOR=1", "--listen", &address.to_string(), PROGRAM]);
     let first = async {
@@ -160,7 +160,7 @@ impl Drop for Stray {
 async fn systemd_is_told_when_it_is_ready_who_takes_over_and_when_it_leaves() {
     let place = Place::new().await;
     let systemd = Systemd::new(&place);
-    let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let address = nobody();
     let gateway = place.started(Command::new(PROGRAM), address, &systemd.setting()).await;
     assert_eq!(systemd.told().await, [format!("MAINPID={}", gateway.pid()), "READY=1".to_owned()]);
     served(&mut TcpStream::connect(address).await.unwrap()).await;

@@ -14,7 +14,7 @@ use eastgate_loadtest::origin::RawOrigin;
 use serde_json::{Value, json};
 use support::*;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpStream;
 
 /// A Gateway on 15443 for whatever is below `wild.example`, which leads to httpbin.
 fn wildcard() -> [(&'static str, Value); 2] {
@@ -103,8 +103,7 @@ async fn names_that_a_chain_lists_have_metrics_and_those_that_are_made_up_have_n
 
 #[tokio::test]
 async fn names_are_ranked_by_what_failed_too_and_are_no_labels_where_nobody_wants_them() {
-    let nobody = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
-    let gateway = Gateway::start(&mesh(&[nobody])).await;
+    let gateway = Gateway::start(&mesh(&[nobody()])).await;
     whole(&gateway, GLOBAL).await;
     whole(&gateway, "unknown.example").await;
     gateway.records(2).await;
@@ -115,7 +114,7 @@ async fn names_are_ranked_by_what_failed_too_and_are_no_labels_where_nobody_want
     assert_eq!((&first["name"], &first["failed"]), (&GLOBAL.into(), &1.into()), "{top}");
     gateway.app.stop().await;
 
-    let documents = mesh(&[nobody]);
+    let documents = mesh(&[nobody()]);
     let gateway =
         Gateway::start_with(&documents, |layers| layers.flag("metrics.server_names", Some(0))).await;
     whole(&gateway, GLOBAL).await;
@@ -212,7 +211,7 @@ impl Prometheus {
         });
         let every = json!({ "scrape_interval": "500ms", "scrape_timeout": "500ms" });
         std::fs::write(&config, json!({ "global": every, "scrape_configs": [job] }).to_string()).unwrap();
-        let address = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let address = nobody();
         let mut command = Command::new("prometheus");
         command.arg(format!("--config.file={}", config.display()));
         command.arg(format!("--storage.tsdb.path={}", directory.path().join("data").display()));

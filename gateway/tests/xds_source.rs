@@ -68,7 +68,7 @@ async fn a_state_of_the_world_control_plane_is_served_and_its_changes_take_effec
 #[tokio::test]
 async fn the_names_of_a_control_plane_are_answered_and_none_until_it_has_told_them() {
     for variant in ["delta", "sotw"] {
-        let plane = Plane::start(world(nowhere().await)).await;
+        let plane = Plane::start(world(nobody())).await;
         let mut gateway = Fed::start(&[&plane.address], |layers, _| {
             layers.flag("xds.variant", Some(variant)).flag("dns.addresses", Some("127.0.0.1:0"))
         })
@@ -176,7 +176,7 @@ async fn a_control_plane_with_too_much_to_do_is_left_alone_for_longer_and_longer
 async fn control_planes_are_tried_in_order_and_the_first_gets_its_turn_again() {
     let ca = Ca::new().unwrap();
     let pod = pod(&ca).await;
-    let first = nowhere().await;
+    let first = nobody();
     let second = Plane::start(world(pod.address())).await;
     let planes = [&*format!("http://{first}"), &*second.address];
     let mut gateway = Fed::start(&planes, |layers, _| layers).await;

@@ -88,7 +88,7 @@ async fn damaged_state_is_set_aside_and_the_control_plane_is_waited_for() {
     let pod = pod(&ca).await;
     let directory = tempfile::tempdir().unwrap();
     std::fs::write(directory.path().join("xds-state"), b"eastgate-xds-state\n{\"format\":1").unwrap();
-    let plane = nowhere().await;
+    let plane = nobody();
     let stateful = |layers: Layers, directory: &Path| {
         layers.flag("xds.state_dir", Some(directory.display().to_string()))
     };

@@ -111,8 +111,3 @@ pub async fn served(ca: &Ca, gateway: SocketAddr) -> Option<String> {
 pub fn world(address: SocketAddr) -> Resources {
     Resources::serving(&[(NAME, &[address])])
 }
-
-/// An address where nobody is.
-pub async fn nowhere() -> SocketAddr {
-    tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap()
-}

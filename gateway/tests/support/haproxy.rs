@@ -9,11 +9,13 @@
     reason = "each test file uses its own part; a panic is the report"
 )]
 
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::process::{Child, Command, Stdio};
 
 use tempfile::TempDir;
 use tokio::net::TcpStream;
+
+use crate::support::nobody;
 
 /// A running HAProxy; it ends with this.
 pub struct HaProxy {
@@ -33,7 +35,7 @@ impl HaProxy {
     /// With this configuration behind its `bind ADDRESS`. None where there is none, after a line that says so.
     pub async fn start(bind: &str, rest: &str, pem: &str) -> Option<Self> {
         let directory = tempfile::tempdir().unwrap();
-        let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let address = nobody();
         let path = directory.path().join("haproxy.cfg");
         std::fs::write(directory.path().join("pod.pem"), pem).unwrap();
         let bind = bind.replace("PEM", &directory.path().join("pod.pem").display().to_string());

@@ -260,6 +260,11 @@ pub fn address_apart() -> Ipv4Addr {
     Ipv4Addr::new(127, 64 + (std::process::id() % 128) as u8, high, low)
 }
 
+/// An address where nobody listens, and nobody else will: for what refuses, or comes later.
+pub fn nobody() -> SocketAddr {
+    std::net::TcpListener::bind((address_apart(), 0)).unwrap().local_addr().unwrap()
+}
+
 /// TLS pods of httpbin.
 pub async fn pods(ca: &Ca, count: usize) -> Vec<Origin> {
     pods_at(ca, count, || Ipv4Addr::LOCALHOST).await
@@ -287,7 +292,7 @@ pub fn addresses(pods: &[Origin]) -> Vec<SocketAddr> {
 /// A listener that answers no SYN: its accept queue is full, and stays so as long as the sockets are held.
 pub async fn black_hole() -> (SocketAddr, TcpListener, Vec<TcpStream>) {
     let socket = TcpSocket::new_v4().unwrap();
-    socket.bind(([127, 0, 0, 1], 0).into()).unwrap();
+    socket.bind((address_apart(), 0).into()).unwrap();
     let listener = socket.listen(1).unwrap();
     let address = listener.local_addr().unwrap();
     let mut held = Vec::new();

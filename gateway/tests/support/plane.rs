@@ -30,6 +30,7 @@ use tonic::{Code, Request, Response, Status, Streaming};
 use discovery::aggregated_discovery_service_server as ads;
 
 use crate::resources::{Ca, Resources};
+use crate::support::address_apart;
 
 const TYPES: [&str; 4] = [CLUSTER, ENDPOINTS, LISTENER, NAME_TABLE];
 
@@ -79,7 +80,7 @@ struct Shared {
 
 impl Plane {
     pub async fn start(resources: Resources) -> Self {
-        Self::start_at(([127, 0, 0, 1], 0).into(), resources).await
+        Self::start_at((address_apart(), 0).into(), resources).await
     }
 
     pub async fn start_at(address: SocketAddr, resources: Resources) -> Self {
