@@ -315,6 +315,13 @@ mod tests {
     }
 
     #[test]
+    fn endpoints_have_no_more_room_than_they_need() {
+        let cluster =
+            Cluster::build(&config(&[1, 2, 3]), &Resolutions::new(), None, Instant::now(), &Arc::default());
+        assert_eq!(cluster.endpoints.capacity(), 3);
+    }
+
+    #[test]
     fn what_a_cluster_begins_with_is_in_until_it_is_checked_and_what_comes_later_is_out() {
         let checked = |ports: &[u16]| {
             let mut checked = (*config(ports)).clone();
