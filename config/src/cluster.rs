@@ -149,7 +149,8 @@ pub struct Cluster {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Dns {
     /// A new connection goes to the first address of the newest answer, or to another where that is not reached, and
-    /// older ones stay (Envoy's `LOGICAL_DNS`); otherwise every address of the answer is an endpoint, and what is not in it is none (`STRICT_DNS`).
+    /// older ones stay (Envoy's `LOGICAL_DNS`); otherwise every address of the answer is an endpoint, and what is not
+    /// in it is none (`STRICT_DNS`).
     pub logical: bool,
     /// How often.
     #[serde(with = "duration::text")]
@@ -360,7 +361,7 @@ impl Skipped {
 }
 
 impl Cluster {
-    /// The addresses that a DNS name of an endpoint stands for in this cluster.
+    /// Those addresses of an endpoint's DNS name that are endpoints in this cluster.
     pub fn resolve(&self, host: &str, resolved: &Resolutions) -> impl Iterator<Item = IpAddr> {
         let most = if self.is_logical() { 1 } else { usize::MAX };
         self.addresses(host, resolved).take(most)
