@@ -87,7 +87,8 @@ fn exposure(
     rewritten: Option<String>,
 ) -> Exposure {
     let clusters = chain.route.clusters.iter().map(|to| {
-        let endpoints = snapshot.clusters.get(&to.name).map_or(0, |cluster| cluster.endpoints().count());
+        let endpoints =
+            snapshot.clusters.get(to.name.as_str()).map_or(0, |cluster| cluster.endpoints().count());
         Behind { cluster: to.name.clone(), endpoints }
     });
     let guard = |rules: &Arc<Rbac>| Guard {

@@ -175,7 +175,7 @@ impl Dump<'_> {
     ) -> Result<(), E> {
         let clusters = accepted.types.iter().filter(|saved| saved.type_url == CLUSTER);
         for held in clusters.flat_map(|saved| &saved.resources) {
-            let Some(cluster) = self.snapshot.clusters.get(&held.name) else { continue };
+            let Some(cluster) = self.snapshot.clusters.get(held.name.as_str()) else { continue };
             if let Some(bytes) = carried::assignment(&held.body, cluster, self.resolved) {
                 each(&held.name, &held.version, bytes)?;
             }

@@ -1,6 +1,7 @@
 //! One address in a cluster.
 
 use std::net::SocketAddr;
+use std::ops::Deref;
 use std::sync::Arc;
 
 use serde::Serialize;
@@ -13,7 +14,7 @@ pub enum Address {
     /// A DNS name, resolved by the gateway, and a port.
     Dns {
         /// The name to look up.
-        host: String,
+        host: Box<str>,
         /// The port of every address it resolves to.
         port: u16,
     },
@@ -79,6 +80,14 @@ pub struct Endpoint {
     /// Shared by the endpoints of one Deployment, and with the table that is compiled from them.
     #[serde(skip_serializing_if = "str::is_empty")]
     pub workload: Arc<str>,
+    /// What few endpoints have.
+    #[serde(flatten)]
+    pub extras: MaybeExtras,
+}
+
+/// What few endpoints have.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct Extras {
     /// Other addresses of the same workload, such as its IPv6 one, to be raced against the first (Happy Eyeballs).
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub additional_addresses: Vec<SocketAddr>,
@@ -86,12 +95,36 @@ pub struct Endpoint {
     #[serde(skip_serializing_if = "String::is_empty")]
     pub hostname: String,
     /// The network that it is a gateway of, if it is one: whatever is behind it shares this address, so that what fails there
-    /// must not count against it. Empty where the source does not name the network.
+    /// must not count against it. Empty where the source does not name the network. See docs/health.md.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub gateway: Option<String>,
     /// Where active health checks go, if not to the port of the address.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub health_check_port: Option<u16>,
+}
+
+/// Extras, or none, which takes no more than a pointer: a mesh has hundreds of thousands of endpoints.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct MaybeExtras(Option<Arc<Extras>>);
+
+impl From<Extras> for MaybeExtras {
+    fn from(extras: Extras) -> Self {
+        Self((extras != Extras::default()).then(|| Arc::new(extras)))
+    }
+}
+
+impl Deref for MaybeExtras {
+    type Target = Extras;
+
+    fn deref(&self) -> &Extras {
+        static NONE: Extras = Extras {
+            additional_addresses: Vec::new(),
+            hostname: String::new(),
+            gateway: None,
+            health_check_port: None,
+        };
+        self.0.as_deref().unwrap_or(&NONE)
+    }
 }
 
 impl Endpoint {
@@ -102,10 +135,27 @@ impl Endpoint {
             weight: 1,
             health: Health::default(),
             workload: Arc::default(),
-            additional_addresses: Vec::new(),
-            hostname: String::new(),
-            gateway: None,
-            health_check_port: None,
+            extras: MaybeExtras::default(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_without_extras_takes_little_and_shows_none() {
+        let plain = Endpoint::new(Address::Socket(([10, 0, 0, 1], 80).into()));
+        assert!(size_of::<Endpoint>() <= 64);
+        assert_eq!(plain.extras, Extras::default().into());
+        assert_eq!(
+            serde_json::to_string(&plain).unwrap(),
+            r#"{"address":"10.0.0.1:80","weight":1,"health":"healthy"}"#
+        );
+        let extras = Extras { gateway: Some("east".into()), ..Extras::default() };
+        let gateway = Endpoint { extras: extras.into(), ..plain };
+        assert_eq!(gateway.extras.gateway.as_deref(), Some("east"));
+        assert!(serde_json::to_string(&gateway).unwrap().ends_with(r#","gateway":"east"}"#));
     }
 }

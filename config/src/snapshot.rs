@@ -20,8 +20,9 @@ pub struct Snapshot {
     /// By name.
     pub listeners: BTreeMap<String, Arc<Listener>>,
     /// By name. Copies of this map share what they have in common, and finding out where two of them differ takes no
-    /// look at that: there are thousands of clusters, and a snapshot after every hundred changes.
-    pub clusters: OrdMap<String, Arc<Cluster>>,
+    /// look at that: there are thousands of clusters, and a snapshot after every hundred changes. The names are shared
+    /// even where the rest differs, and with the table that is compiled from it.
+    pub clusters: OrdMap<Arc<str>, Arc<Cluster>>,
     /// What DNS says; `None` while the source has not said anything of names, which is not the same as none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub names: Option<Arc<Names>>,
@@ -61,7 +62,7 @@ impl Snapshot {
         let mut claims: HashMap<Claim<'_>, &FilterChain> = HashMap::new();
         for chain in &listener.filter_chains {
             for cluster in &chain.route.clusters {
-                if !self.clusters.contains_key(&cluster.name) {
+                if !self.clusters.contains_key(cluster.name.as_str()) {
                     let message =
                         format!("there is no cluster {}; its connections will be closed", cluster.name);
                     say(&chain.name, message);

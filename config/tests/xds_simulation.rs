@@ -212,7 +212,7 @@ impl World {
                 assert!(cluster.endpoints().count() > 0, "{name} lost its endpoints");
             }
         }
-        for name in before.clusters.keys().filter(|name| self.model.clusters.contains_key(*name)) {
+        for name in before.clusters.keys().filter(|name| self.model.clusters.contains_key(&***name)) {
             assert!(snapshot.clusters.contains_key(name), "{name} went while CDS has it");
         }
         self.follow();
@@ -234,9 +234,9 @@ impl World {
         let changes = self.client.poll_changes().unwrap_or_default();
         let snapshot = self.client.snapshot();
         for name in changes.clusters {
-            match snapshot.clusters.get(&name) {
-                Some(cluster) => self.mirror.clusters.insert(name, cluster.clone()),
-                None => self.mirror.clusters.remove(&name),
+            match snapshot.clusters.get(name.as_str()) {
+                Some(cluster) => self.mirror.clusters.insert(name.into(), cluster.clone()),
+                None => self.mirror.clusters.remove(name.as_str()),
             };
         }
         for name in changes.listeners {
@@ -352,11 +352,11 @@ impl World {
         );
         let missing: Vec<&str> = self.client.missing().collect();
         let mesh = &self.server.mesh;
-        let real = snapshot.clusters.keys().filter(|name| !missing.contains(&name.as_str()));
+        let real = snapshot.clusters.keys().map(|name| &**name).filter(|name| !missing.contains(name));
         assert!(real.eq(mesh.clusters.keys()));
         assert!(snapshot.listeners.keys().eq(mesh.listeners.keys()));
         for (name, wanted) in &mesh.clusters {
-            let cluster = &snapshot.clusters[name];
+            let cluster = &snapshot.clusters[name.as_str()];
             assert_eq!(cluster.connect_timeout, Duration::from_secs(wanted.timeout), "{name}");
             let held = cluster.endpoints().map(|endpoint| endpoint.address.to_string());
             let wanted = mesh.endpoints[&wanted.service].iter().map(|host| format!("10.0.0.{host}:80"));

@@ -57,13 +57,15 @@ pub async fn run(mut tables: watch::Receiver<Arc<Table>>, options: Options) {
 fn follow(outliers: &mut Outliers, checks: &mut Checks, old: &Table, new: &Table, now: Duration) {
     let mut changed = BTreeSet::new();
     for difference in old.snapshot.clusters.diff(&new.snapshot.clusters) {
+        // As in the table's making, a data thread on the same core does not wait for all of them.
+        std::thread::yield_now();
         match difference {
             DiffItem::Remove(name, _) => {
                 outliers.forget(name);
                 checks.forget(name);
             }
             DiffItem::Add(name, _) | DiffItem::Update { new: (name, _), .. } => {
-                changed.insert(name.as_str());
+                changed.insert(&**name);
             }
         }
     }
@@ -71,6 +73,7 @@ fn follow(outliers: &mut Outliers, checks: &mut Checks, old: &Table, new: &Table
     changed.extend(new.named_by_dns());
     for name in changed {
         let Some(cluster) = new.cluster_of_name(name) else { continue };
+        std::thread::yield_now();
         outliers.follow(cluster);
         checks.follow(cluster, now);
     }

@@ -40,15 +40,15 @@ pub struct Table {
     pub process: Arc<Process>,
     listeners: HashMap<String, Arc<Listener>>,
     /// Those of the snapshot, in a map that shares with the table before what is the same there.
-    clusters: imbl::HashMap<String, Arc<Cluster>>,
+    clusters: imbl::HashMap<Arc<str>, Arc<Cluster>>,
     /// The clusters whose endpoints are given by DNS names, so that they may change while the snapshot does not.
-    by_dns: BTreeSet<String>,
+    by_dns: BTreeSet<Arc<str>>,
     /// The clusters to whose endpoints the gateway itself speaks TLS.
-    by_tls: BTreeSet<String>,
+    by_tls: BTreeSet<Arc<str>>,
     /// The clusters whose new endpoints are slowly started, so that their balancers change while nothing else does.
-    slow: BTreeSet<String>,
+    slow: BTreeSet<Arc<str>>,
     /// The clusters that keep to the gateway's own zone, which depends on where its replicas are.
-    zoned: BTreeSet<String>,
+    zoned: BTreeSet<Arc<str>>,
 }
 
 /// What is known of a connection that asks for its way.
@@ -138,7 +138,14 @@ impl Table {
     /// Compiles the next table. Takes over from the old one whatever did not change, and looks at little else: ten
     /// thousand clusters looked at for the sake of one would cost milliseconds.
     pub fn build(snapshot: Arc<Snapshot>, resolved: &Resolutions, old: &Self) -> Self {
+        Self::succeed(snapshot, resolved, old).0
+    }
+
+    /// The same, with the clusters of the old one that the next has not: whoever lets go of the old one last frees them
+    /// with it, at a stretch, unless somebody keeps them until then.
+    pub fn succeed(snapshot: Arc<Snapshot>, resolved: &Resolutions, old: &Self) -> (Self, Vec<Arc<Cluster>>) {
         let now = Instant::now();
+        let mut replaced = Vec::new();
         let mut next = Self {
             version: old.version + 1,
             process: Arc::clone(&old.process),
@@ -154,20 +161,21 @@ impl Table {
         for difference in old.snapshot.clusters.diff(&snapshot.clusters) {
             // A data thread on the same core waits for a cluster then, and not for the table.
             std::thread::yield_now();
-            match difference {
+            replaced.extend(match difference {
                 DiffItem::Remove(name, _) => next.remove(name),
                 DiffItem::Add(name, config) | DiffItem::Update { new: (name, config), .. } => {
                     let old = next.clusters.get(name);
                     let cluster = Cluster::build(config, resolved, old, now, &next.process);
-                    next.insert(name, cluster);
+                    next.insert(name, cluster)
                 }
-            }
+            });
         }
         for name in &next.by_dns {
+            std::thread::yield_now();
             let Some(old) = next.clusters.get(name) else { continue };
             let cluster = Cluster::build(&old.config, resolved, Some(old), now, &next.process);
             if !Arc::ptr_eq(old, &cluster) {
-                next.clusters.insert(name.clone(), cluster);
+                replaced.extend(next.clusters.insert(Arc::clone(name), cluster));
             }
         }
         next.count_replicas(now);
@@ -179,10 +187,10 @@ impl Table {
             (name.clone(), listener)
         });
         next.listeners = listeners.collect();
-        next
+        (next, replaced)
     }
 
-    fn insert(&mut self, name: &str, cluster: Arc<Cluster>) {
+    fn insert(&mut self, name: &Arc<str>, cluster: Arc<Cluster>) -> Option<Arc<Cluster>> {
         for (names, has) in [
             (&mut self.by_dns, cluster.has_names()),
             (&mut self.by_tls, cluster.config.tls.is_some()),
@@ -190,24 +198,24 @@ impl Table {
             (&mut self.zoned, cluster.config.zone_aware.is_some()),
         ] {
             match has {
-                true => names.insert(name.to_owned()),
+                true => names.insert(Arc::clone(name)),
                 false => names.remove(name),
             };
         }
-        self.clusters.insert(name.to_owned(), cluster);
+        self.clusters.insert(Arc::clone(name), cluster)
     }
 
-    fn remove(&mut self, name: &str) {
-        self.clusters.remove(name);
+    fn remove(&mut self, name: &str) -> Option<Arc<Cluster>> {
         for names in [&mut self.by_dns, &mut self.by_tls, &mut self.slow, &mut self.zoned] {
             names.remove(name);
         }
+        self.clusters.remove(name)
     }
 
     /// Looks where the gateway's replicas are. Clusters that keep to its zone follow.
     fn count_replicas(&mut self, now: Instant) {
         let mut replicas = BTreeMap::new();
-        let local = self.clusters.get(&self.process.local_cluster).map(|local| &local.endpoints);
+        let local = self.clusters.get(self.process.local_cluster.as_str()).map(|local| &local.endpoints);
         for replica in local.into_iter().flatten().filter(|endpoint| endpoint.takes_connections()) {
             *replicas.entry((*replica.locality).clone()).or_default() += 1;
         }
@@ -218,7 +226,7 @@ impl Table {
         for name in &self.zoned {
             if let Some(cluster) = self.clusters.get(name) {
                 let cluster = Arc::new(cluster.in_process(&self.process, now));
-                self.clusters.insert(name.clone(), cluster);
+                self.clusters.insert(Arc::clone(name), cluster);
             }
         }
     }
@@ -240,7 +248,7 @@ impl Table {
 
     /// The names of the clusters whose endpoints are given by DNS names.
     pub fn named_by_dns(&self) -> impl Iterator<Item = &str> {
-        self.by_dns.iter().map(String::as_str)
+        self.by_dns.iter().map(|name| &**name)
     }
 
     /// Makes the balancers anew in which a new endpoint's share has grown; tells whether there is any. To be called again
@@ -340,7 +348,7 @@ impl Table {
         let by_name = route.by_server_name.as_ref().zip(name);
         let named = by_name.and_then(|(by_name, name)| {
             let wanted = by_name.cluster_for(name.as_str());
-            let cluster = wanted.as_ref().and_then(|wanted| self.clusters.get(wanted));
+            let cluster = wanted.as_ref().and_then(|wanted| self.clusters.get(wanted.as_str()));
             tell(Step::Named { cluster: wanted.as_deref(), found: cluster.is_some() });
             cluster
         });

@@ -11,7 +11,7 @@ use super::schema::{Labels, selects};
 use super::service::{Addresses, EndpointSlice, Pod, Service, SliceEndpoint};
 use super::service_entry::{Address as WorkloadAddress, ServiceEntry, TLS_MODE, Workload, speaks_mesh_tls};
 use super::translation::{Output, Resources};
-use crate::endpoint::{Address, Endpoint, GATEWAY_PORT};
+use crate::endpoint::{Address, Endpoint, Extras, GATEWAY_PORT};
 use crate::locality::Locality;
 use crate::server_name::Pattern;
 
@@ -183,7 +183,7 @@ fn of_kubernetes<'a>(
             workloads.iter().map(|workload| of_workload(workload, &port.name, port.target, behind.networks)),
         );
         members.extend(service.external_name.as_ref().map(|name| {
-            let address = Address::Dns { host: name.to_string(), port: port.number };
+            let address = Address::Dns { host: name.as_str().into(), port: port.number };
             let endpoint = Endpoint::new(address);
             Member {
                 endpoint,
@@ -288,16 +288,17 @@ fn of_workload<'a>(
     let number = workload.ports.get(port).copied().unwrap_or(target);
     let address = match &workload.address {
         WorkloadAddress::Ip(ip) => Address::Socket(SocketAddr::new(*ip, number)),
-        WorkloadAddress::Name(name) => Address::Dns { host: name.to_string(), port: number },
+        WorkloadAddress::Name(name) => Address::Dns { host: name.as_str().into(), port: number },
     };
     // Whatever is behind a gateway is reached at its address.
     let is_gateway = number == GATEWAY_PORT || !networks.is_own(&workload.network);
     let gateway = is_gateway.then(|| workload.network.clone());
+    let extras = Extras { gateway, ..Extras::default() };
     Member {
         endpoint: Endpoint {
             weight: workload.weight,
             workload: name.as_str().into(),
-            gateway,
+            extras: extras.into(),
             ..Endpoint::new(address)
         },
         locality: workload.locality.clone(),

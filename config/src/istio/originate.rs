@@ -272,7 +272,7 @@ mod tests {
         let snapshot = snapshot(&text, None);
         let names = |address: &str| {
             let route = &snapshot.listeners[&format!("outbound_{address}_8000")].filter_chains[0].route;
-            snapshot.clusters[&route.clusters[0].name].tls.as_ref().unwrap().subject_alt_names.clone()
+            snapshot.clusters[route.clusters[0].name.as_str()].tls.as_ref().unwrap().subject_alt_names.clone()
         };
         assert_eq!(names("127.255.0.3"), [""; 0]);
         assert_eq!(names("127.255.0.4"), ["spiffe://td/ns/bar/sa/a"]);

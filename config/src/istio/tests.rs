@@ -109,7 +109,7 @@ fn nobody_takes_the_name_of_a_kubernetes_service_or_of_another_namespace() {
         let mut all = vec![gateway("a", server(1, "AUTO_PASSTHROUGH", &["*"]))];
         all.extend(resources);
         let snapshot = snapshot(all, &Options::default());
-        let cluster = &snapshot.clusters[&format!("outbound_.8000_._.{host}")];
+        let cluster = &snapshot.clusters[format!("outbound_.8000_._.{host}").as_str()];
         cluster.endpoints().map(|endpoint| endpoint.address.to_string()).collect::<Vec<_>>()
     };
     let thief = || entry("aa", "thief", host, "6.6.6.6");
@@ -173,7 +173,7 @@ fn the_gateways_own_namespace_then_the_services_then_the_root_decides_on_the_pol
         let mut all = vec![gateway("a", server(1, "AUTO_PASSTHROUGH", &["*"])), service("bar", "httpbin")];
         all.extend(rules);
         let options = Options { namespace: namespace.to_owned(), ..Options::default() };
-        snapshot(all, &options).clusters[&format!("outbound_.8000_._.{host}")].max_connections
+        snapshot(all, &options).clusters[format!("outbound_.8000_._.{host}").as_str()].max_connections
     };
     let rules = || {
         vec![
@@ -236,7 +236,8 @@ fn an_external_name_is_reachable_through_a_route_and_never_by_itself() {
     let snapshot = snapshot(resources, &Options::default());
     let chains = &snapshot.listeners["0.0.0.0_1"].filter_chains;
     assert_eq!(chains.len(), 1);
-    let endpoint = snapshot.clusters[&chains[0].route.clusters[0].name].endpoints().next().unwrap().clone();
+    let endpoint =
+        snapshot.clusters[chains[0].route.clusters[0].name.as_str()].endpoints().next().unwrap().clone();
     assert_eq!(endpoint.address, Address::Dns { host: "example.com".into(), port: 443 });
 }
 

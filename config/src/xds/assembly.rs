@@ -226,11 +226,15 @@ impl Assembly {
     fn serve(&mut self, cluster: Cluster) {
         let name = cluster.name.clone();
         let real = !self.stand_ins.remove(&name);
-        if real && self.snapshot.clusters.get(&name).is_some_and(|before| **before == cluster) {
+        if real && self.snapshot.clusters.get(name.as_str()).is_some_and(|before| **before == cluster) {
             return;
         }
-        self.changes.clusters.insert(name.clone());
-        self.snapshot.clusters.insert(name, Arc::new(cluster));
+        let cluster = Arc::new(cluster);
+        match self.snapshot.clusters.get_mut(name.as_str()) {
+            Some(before) => *before = cluster,
+            None => _ = self.snapshot.clusters.insert(name.as_str().into(), cluster),
+        }
+        self.changes.clusters.insert(name);
     }
 
     fn retire(&mut self, name: &str) {

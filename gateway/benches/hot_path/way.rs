@@ -43,7 +43,7 @@ pub(crate) fn table(services: usize, policy: Policy, endpoints: u16) -> Table {
             idle_timeout: None,
             options: Default::default(),
         });
-        snapshot.clusters.insert(routed, Arc::new(cluster));
+        snapshot.clusters.insert(routed.into(), Arc::new(cluster));
     }
     let listener = Listener {
         name: LISTENER.into(),

@@ -265,12 +265,12 @@ fn tell(question: &Question, failure: Option<&probe::Failure>) {
 fn question(cluster: &Cluster, endpoint: &Endpoint, check: &HealthCheck) -> Question {
     let mut check = check.clone();
     let mut address = endpoint.address;
-    if let Some(port) = check.port.take().or(endpoint.check_port) {
+    if let Some(port) = check.port.take().or(endpoint.extras.health_check_port) {
         address.set_port(port);
     }
-    let name = match endpoint.check_host.is_empty() {
+    let name = match endpoint.extras.hostname.is_empty() {
         true => &cluster.config.name,
-        false => &endpoint.check_host,
+        false => &endpoint.extras.hostname,
     };
     match &mut check.probe {
         Probe::Http { host, .. } | Probe::Grpc { authority: host, .. } if host.is_empty() => {

@@ -119,7 +119,7 @@ fn look(cluster: &Arc<Cluster>, detector: Option<Detector>, now: Duration) -> Op
 fn seen(cluster: &Cluster) -> Vec<Seen<'_>> {
     let seen = cluster.endpoints.iter().map(|endpoint| Seen {
         address: endpoint.address,
-        gateway: endpoint.gateway.as_deref(),
+        gateway: endpoint.extras.gateway.as_deref(),
         ejected: endpoint.stats.out().any(|out| out == Out::Outlier),
         reading: read(&endpoint.stats),
     });

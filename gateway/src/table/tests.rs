@@ -159,8 +159,8 @@ fn numbered(name: &str, number: u16) -> Arc<cluster::Cluster> {
 
 fn addresses(table: &Table) -> std::collections::BTreeMap<&str, Vec<std::net::SocketAddr>> {
     let shown = table.clusters.iter().map(|(name, cluster)| {
-        assert_eq!(*name, cluster.config.name);
-        (name.as_str(), cluster.endpoints.iter().map(|endpoint| endpoint.address).collect())
+        assert_eq!(**name, cluster.config.name);
+        (&**name, cluster.endpoints.iter().map(|endpoint| endpoint.address).collect())
     });
     shown.collect()
 }
@@ -184,8 +184,8 @@ proptest! {
             for (number, content) in edits {
                 let name = format!("c{number}");
                 match content {
-                    Some(content) => clusters.insert(name.clone(), numbered(&name, content)),
-                    None => clusters.remove(&name),
+                    Some(content) => clusters.insert(name.as_str().into(), numbered(&name, content)),
+                    None => clusters.remove(name.as_str()),
                 };
             }
             if afresh {
@@ -194,7 +194,10 @@ proptest! {
             }
             let resolved = [("d.example".to_owned(), vec![[10, 0, 1, answer].into()])].into();
             let snapshot = Arc::new(Snapshot { clusters: clusters.clone(), ..Default::default() });
-            let next = Table::build(Arc::clone(&snapshot), &resolved, &old);
+            let (next, replaced) = Table::succeed(Arc::clone(&snapshot), &resolved, &old);
+            for gone in old.clusters().filter(|one| !next.clusters().any(|other| Arc::ptr_eq(one, other))) {
+                prop_assert!(replaced.iter().any(|one| Arc::ptr_eq(one, gone)), "nobody keeps {}", gone.config.name);
+            }
             let whole = Table::build(snapshot, &resolved, &Table::default());
             prop_assert_eq!(addresses(&next), addresses(&whole));
             prop_assert_eq!(next.dns_names(), whole.dns_names());

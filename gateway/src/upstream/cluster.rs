@@ -159,9 +159,7 @@ impl Cluster {
                     locality: localities.get(*group).map(Arc::clone).unwrap_or_default(),
                     workload: Arc::clone(&endpoint.workload),
                     additional: additional.clone(),
-                    gateway: endpoint.gateway.clone(),
-                    check_host: endpoint.hostname.clone(),
-                    check_port: endpoint.health_check_port,
+                    extras: endpoint.extras.clone(),
                     stats: stats.unwrap_or_else(|| new_stats(config, begins, now)),
                 })
             })
@@ -237,7 +235,7 @@ impl Cluster {
     pub fn names(&self) -> impl Iterator<Item = (&str, Wanted)> {
         let wanted = Wanted::new(self.config.dns.as_ref());
         self.config.endpoints().filter_map(move |endpoint| match &endpoint.address {
-            Address::Dns { host, .. } => Some((host.as_str(), wanted)),
+            Address::Dns { host, .. } => Some((&**host, wanted)),
             Address::Socket(_) => None,
         })
     }

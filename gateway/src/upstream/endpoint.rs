@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
-use eastgate_config::endpoint::Health;
+use eastgate_config::endpoint::{Health, MaybeExtras};
 use eastgate_config::locality::Locality;
 
 use super::health;
@@ -26,12 +26,8 @@ pub struct Endpoint {
     pub locality: Arc<Locality>,
     /// The pod behind it, if the source said; else empty.
     pub workload: Arc<str>,
-    /// The network that it is the gateway of, if it is one; see docs/health.md.
-    pub gateway: Option<String>,
-    /// The host name that its health checks ask for; empty for the cluster's own.
-    pub check_host: String,
-    /// Where its health checks go, if not to its own port.
-    pub check_port: Option<u16>,
+    /// What few have.
+    pub extras: MaybeExtras,
     /// Other addresses of the same workload, to be raced against the first.
     pub additional: Box<[SocketAddr]>,
     /// What is counted about it. The one thing that outlives a table, carried over by cluster and address.

@@ -30,7 +30,9 @@ pub(super) fn places<'a>(config: &'a Cluster, resolved: &Resolutions) -> Vec<Loc
                 }
             };
             match &endpoint.address {
-                Address::Socket(address) => add(*address, endpoint.additional_addresses.as_slice().into()),
+                Address::Socket(address) => {
+                    add(*address, endpoint.extras.additional_addresses.as_slice().into())
+                }
                 Address::Dns { host, port } => {
                     let at = |ip| SocketAddr::new(ip, *port);
                     let others: Box<[_]> = config.resolve_others(host, resolved).map(at).collect();

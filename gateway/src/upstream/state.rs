@@ -125,7 +125,7 @@ pub fn chosen(cluster: &Cluster) -> HashSet<SocketAddr> {
 pub fn unresolved(cluster: &Cluster) -> Vec<String> {
     let resolved = |port: u16| cluster.endpoints.iter().any(|endpoint| endpoint.address.port() == port);
     let name = |address: &Address| match address {
-        Address::Dns { host, port } if !resolved(*port) => Some(host.clone()),
+        Address::Dns { host, port } if !resolved(*port) => Some(host.to_string()),
         _ => None,
     };
     cluster.config.endpoints().filter_map(|endpoint| name(&endpoint.address)).collect()

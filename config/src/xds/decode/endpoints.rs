@@ -11,7 +11,7 @@ use eastgate_proto::envoy::config::endpoint::v3 as wire;
 use super::Problem;
 use super::values::{self, Address};
 use crate::cluster::LocalityEndpoints;
-use crate::endpoint::{self, Endpoint, Health, MAX_ADDITIONAL};
+use crate::endpoint::{self, Endpoint, Extras, Health, MAX_ADDITIONAL};
 use crate::locality::Locality;
 
 /// As Envoy has it; each priority is looked through for every connection that finds the ones before it down.
@@ -157,7 +157,7 @@ impl Reader<'_> {
         let address = match values::address("endpoint.address", inner.address.as_ref())? {
             Address::Ip(address) => endpoint::Address::Socket(address),
             Address::Name(host, port) if self.names == Names::Allowed => {
-                endpoint::Address::Dns { host, port }
+                endpoint::Address::Dns { host: host.into(), port }
             }
             Address::Name(host, _) => {
                 let reason = format!("{host:?} is no IP address, and EDS endpoints are not resolved");
@@ -178,15 +178,15 @@ impl Reader<'_> {
             let reason = format!("there are more than {MAX_ADDITIONAL}");
             return Err(Problem::at("endpoint.additional_addresses", reason));
         }
-        endpoint.hostname.clone_from(&inner.hostname);
+        let mut extras = Extras { hostname: inner.hostname.clone(), ..Extras::default() };
         if let Some(check) = inner.health_check_config.as_ref().filter(|check| check.port_value != 0) {
             let port = values::port("endpoint.health_check_config.port_value", check.port_value)?;
-            endpoint.health_check_port = Some(port);
+            extras.health_check_port = Some(port);
         }
         for (index, other) in inner.additional_addresses.iter().enumerate() {
             let at = format!("endpoint.additional_addresses[{index}].address");
             if let Address::Ip(address) = values::address(&at, other.address.as_ref())? {
-                endpoint.additional_addresses.push(address);
+                extras.additional_addresses.push(address);
             }
         }
         let metadata = message.metadata.as_ref().map(|metadata| &metadata.filter_metadata);
@@ -194,7 +194,8 @@ impl Reader<'_> {
         if let Some(workload) = fields("istio").and_then(|fields| values::text_at(fields, &["workload"])) {
             endpoint.workload = workload.into();
         }
-        endpoint.gateway = gateway(&endpoint);
+        extras.gateway = gateway(&endpoint);
+        endpoint.extras = extras.into();
         let labels = fields(SOCKET_MATCH).map(values::labels).unwrap_or_default();
         Ok(Some(Assigned { endpoint, labels }))
     }

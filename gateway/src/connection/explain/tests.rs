@@ -40,7 +40,7 @@ fn cluster(name: &str) -> Cluster {
 fn table(chains: Vec<FilterChain>, clusters: Vec<Cluster>) -> Table {
     let mut snapshot = Snapshot::default();
     for cluster in clusters {
-        snapshot.clusters.insert(cluster.name.clone(), Arc::new(cluster));
+        snapshot.clusters.insert(cluster.name.as_str().into(), Arc::new(cluster));
     }
     let listener = listener::Listener {
         name: "0.0.0.0_15443".into(),

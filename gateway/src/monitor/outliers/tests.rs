@@ -46,7 +46,7 @@ impl Watch {
         let endpoint = |last| Configured::new(Address::Socket(([10, 0, 0, last], 80).into()));
         let mut config = config::Cluster::new("c", (0..endpoints).map(endpoint).collect());
         config.outlier_detection = rules;
-        let clusters = OrdMap::unit("c".to_owned(), Arc::new(config));
+        let clusters = OrdMap::unit("c".into(), Arc::new(config));
         let snapshot = Arc::new(Snapshot { clusters, ..Snapshot::default() });
         self.table = Table::build(snapshot, &Resolutions::new(), &self.table);
         self.outliers.follow(self.table.cluster_of_name("c").unwrap());

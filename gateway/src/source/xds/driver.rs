@@ -163,8 +163,10 @@ impl Driver {
                 self.client.connected(self.now());
             }
             Event::Response(response) => {
+                // Responses may come in a row that would keep a data thread on the same core waiting for milliseconds. So
+                // it may go before each, which has just been decoded, and after it has been applied.
+                std::thread::yield_now();
                 self.receive(*response);
-                // Responses may come in a row that would keep a data thread on the same core waiting for milliseconds.
                 std::thread::yield_now();
             }
             Event::Ended { address, answered, end, wait } => self.ended(&address, answered, &end, wait),

@@ -20,9 +20,7 @@ fn in_group(group: usize, port: u16, weight: u32, health: Health) -> Arc<Endpoin
         group,
         locality: Arc::default(),
         workload: Arc::default(),
-        gateway: None,
-        check_host: String::new(),
-        check_port: None,
+        extras: Default::default(),
         additional: Box::default(),
         stats: Arc::new(Stats::new(Instant::now())),
     })

@@ -33,7 +33,7 @@ fn the_gateway_of_another_network_is_told_from_a_pod() {
         let filter_metadata = metadata.into_iter().collect();
         one.metadata = Some(core::Metadata { filter_metadata, ..Default::default() });
         let decoded = decode(assignment(vec![one]), Names::Refused).unwrap();
-        decoded.localities[0].endpoints[0].endpoint.gateway.clone()
+        decoded.localities[0].endpoints[0].endpoint.extras.gateway.clone()
     };
     assert_eq!(gateway(15443, Some(";;;;east")).as_deref(), Some("east"));
     assert_eq!(gateway(15443, None).as_deref(), Some(""));
@@ -73,9 +73,9 @@ fn everything_that_istiod_says_of_an_endpoint_is_kept() {
         (one.address.to_string(), one.weight, one.health),
         ("10.0.0.1:8080".into(), 3, Health::Draining)
     );
-    assert_eq!((&*one.workload, one.hostname.as_str()), ("httpbin;bar;httpbin;v1;c1", "h"));
-    assert_eq!(one.additional_addresses, ["[fd00::1]:8080".parse().unwrap()]);
-    assert_eq!(one.health_check_port, Some(9));
+    assert_eq!((&*one.workload, one.extras.hostname.as_str()), ("httpbin;bar;httpbin;v1;c1", "h"));
+    assert_eq!(one.extras.additional_addresses, ["[fd00::1]:8080".parse().unwrap()]);
+    assert_eq!(one.extras.health_check_port, Some(9));
 }
 
 #[test]
