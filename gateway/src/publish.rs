@@ -133,3 +133,58 @@ impl Told {
         (self.rejections, self.notices) = (rejections, notices);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Weak;
+
+    use eastgate_config::cluster;
+    use tokio::time::{sleep, timeout};
+
+    use super::*;
+
+    fn snapshot(max_connections: u32) -> Option<Arc<Snapshot>> {
+        let config = cluster::Cluster {
+            max_connections: Some(max_connections),
+            ..cluster::Cluster::new("c", Vec::new())
+        };
+        let mut snapshot = Snapshot::default();
+        snapshot.clusters.insert("c".into(), Arc::new(config));
+        Some(Arc::new(snapshot))
+    }
+
+    /// Until nobody has it any more.
+    async fn freed(cluster: &Weak<Cluster>) {
+        while cluster.strong_count() > 0 {
+            sleep(Duration::from_millis(1)).await;
+        }
+    }
+
+    #[tokio::test]
+    async fn what_a_table_has_replaced_is_kept_for_those_who_follow_and_no_longer() {
+        let table = Arc::new(ArcSwap::from_pointee(Table::default()));
+        let (published, mut tables) = watch::channel(Arc::default());
+        let (snapshots, source) = watch::channel(snapshot(1));
+        let (_answers, resolved) = watch::channel(Resolutions::default());
+        let publisher = Publisher {
+            table: Arc::clone(&table),
+            published,
+            wanted: watch::Sender::default(),
+            resolved,
+            tls: watch::Sender::default(),
+            metrics: metrics::Metrics::new().unwrap().table,
+        };
+        let running = tokio::spawn(publisher.run(source));
+        let mut replaced = Weak::new();
+        for (version, max_connections) in [(1, 1), (2, 2), (3, 3)] {
+            snapshots.send_replace(snapshot(max_connections));
+            tables.wait_for(|table| table.version == version).await.unwrap();
+            // Nobody else has it any more: neither is it freed by whoever let go of it last, nor with the next table only.
+            assert_eq!(replaced.strong_count(), usize::from(version > 1), "before table {version}");
+            timeout(Duration::from_secs(60), freed(&replaced)).await.expect("the publisher frees it");
+            replaced = Arc::downgrade(table.load().cluster_of_name("c").unwrap());
+        }
+        drop(snapshots);
+        running.await.unwrap();
+    }
+}
