@@ -81,6 +81,10 @@ impl Rounds {
         let wait = waited.as_secs_f64() * 1e6 / outcome.counts.operations.max(1) as f64;
         let seconds = outcome.cost.elapsed.as_secs_f64();
         let rates = [0, 1].map(|at: usize| (after[at] - before[at]) / seconds);
+        anyhow::ensure!(
+            rates[0] + rates[1] > f64::from(RATE) / 2.0,
+            "of {RATE} updates/s only {rates:.0?} came to the gateway and where they are thrown away"
+        );
         let share = outcome.cost.proxy_cpu.unwrap_or_default().as_secs_f64() / seconds * 100.0;
         for (reason, count) in &outcome.counts.failures {
             println!("  {count} connections failed: {reason}");
