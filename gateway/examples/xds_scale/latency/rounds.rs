@@ -114,7 +114,8 @@ impl Rounds {
         let mut total = 0;
         for task in fs::read_dir(format!("/proc/{}/task", self.through.proxy.unwrap_or_default()))? {
             let task = task?.path();
-            if fs::read_to_string(task.join("comm"))?.starts_with("data-") {
+            // Other threads come and go.
+            if fs::read_to_string(task.join("comm")).is_ok_and(|name| name.starts_with("data-")) {
                 let schedule = fs::read_to_string(task.join("schedstat"))?;
                 total += schedule.split_whitespace().nth(1).context("schedstat is short")?.parse::<u64>()?;
             }
