@@ -19,9 +19,9 @@ use crate::upstream::resolve::Wanted;
 /// How often the shares of endpoints that are slowly started grow.
 const WARMING: Duration = Duration::from_millis(500);
 
-/// How long the clusters are kept that a new table has replaced. Everybody who follows the table has let go of the one
-/// before by then, so that the publisher frees them, one at a time: thousands of endpoints freed at a stretch keep a data
-/// thread on the same core waiting for milliseconds, and freed by a data thread they would do so on any core.
+/// How long a table is kept that another has replaced. Everybody else has let go of it by then, so that the publisher frees
+/// it, a cluster at a time: thousands of endpoints freed at a stretch keep a data thread on the same core waiting for
+/// milliseconds, and a data thread that let go last would free them itself.
 const RETIREMENT: Duration = Duration::from_millis(20);
 
 /// The ends that the publisher works between.
@@ -46,13 +46,13 @@ impl Publisher {
     /// the source is gone.
     pub async fn run(mut self, mut snapshots: watch::Receiver<Option<Arc<Snapshot>>>) {
         let mut told = Told::default();
-        let mut retired = Vec::new();
+        let mut retired = None;
         loop {
             let snapshot = snapshots.borrow_and_update().clone();
             if let Some(snapshot) = snapshot {
                 told.tell(&snapshot);
-                free(&mut retired);
-                retired = self.publish(snapshot);
+                free(retired.take());
+                retired = Some(self.publish(snapshot));
                 let (names, tls) = (self.table.load().dns_names(), self.table.load().upstream_tls());
                 self.wanted.send_if_modified(|wanted| std::mem::replace(wanted, names) != *wanted);
                 self.tls.send_if_modified(|spoken| std::mem::replace(spoken, tls) != *spoken);
@@ -63,7 +63,7 @@ impl Publisher {
                 tokio::select! {
                     changed = snapshots.changed() => break changed.is_ok(),
                     changed = self.resolved.changed() => break changed.is_ok(),
-                    () = tokio::time::sleep_until(published + RETIREMENT), if !retired.is_empty() => free(&mut retired),
+                    () = tokio::time::sleep_until(published + RETIREMENT), if retired.is_some() => free(retired.take()),
                     () = tokio::time::sleep(WARMING), if warms => {}
                 }
             };
@@ -73,11 +73,11 @@ impl Publisher {
         }
     }
 
-    /// Gives the clusters that the new table has replaced.
-    fn publish(&mut self, snapshot: Arc<Snapshot>) -> Vec<Arc<Cluster>> {
+    fn publish(&mut self, snapshot: Arc<Snapshot>) -> Retired {
         let began = Instant::now();
         let resolved = self.resolved.borrow_and_update().clone();
-        let (table, replaced) = Table::succeed(snapshot, &resolved, &self.table.load());
+        let old = self.table.load_full();
+        let (table, clusters) = Table::succeed(snapshot, &resolved, &old);
         let table = Arc::new(table);
         self.table.store(Arc::clone(&table));
         let metrics = &self.metrics;
@@ -100,12 +100,20 @@ impl Publisher {
             "table published"
         );
         self.published.send_replace(table);
-        replaced
+        Retired { table: old, clusters }
     }
 }
 
-fn free(retired: &mut Vec<Arc<Cluster>>) {
-    for cluster in std::mem::take(retired) {
+/// A table that is not in use any more, and those of its clusters that the next one has not.
+struct Retired {
+    table: Arc<Table>,
+    clusters: Vec<Arc<Cluster>>,
+}
+
+fn free(retired: Option<Retired>) {
+    let Some(Retired { table, clusters }) = retired else { return };
+    drop(table);
+    for cluster in clusters {
         drop(cluster);
         // What is freed in small pieces glibc joins when somebody asks for a large one, and then all of it at a stretch.
         drop(std::hint::black_box(Vec::<u8>::with_capacity(2048)));
@@ -154,8 +162,8 @@ mod tests {
     }
 
     /// Until nobody has it any more.
-    async fn freed(cluster: &Weak<Cluster>) {
-        while cluster.strong_count() > 0 {
+    async fn freed<T>(it: &Weak<T>) {
+        while it.strong_count() > 0 {
             sleep(Duration::from_millis(1)).await;
         }
     }
@@ -175,14 +183,21 @@ mod tests {
             metrics: metrics::Metrics::new().unwrap().table,
         };
         let running = tokio::spawn(publisher.run(source));
-        let mut replaced = Weak::new();
+        let (mut replaced, mut old) = (Weak::new(), Weak::new());
         for (version, max_connections) in [(1, 1), (2, 2), (3, 3)] {
             snapshots.send_replace(snapshot(max_connections));
             tables.wait_for(|table| table.version == version).await.unwrap();
             // Nobody else has it any more: neither is it freed by whoever let go of it last, nor with the next table only.
-            assert_eq!(replaced.strong_count(), usize::from(version > 1), "before table {version}");
-            timeout(Duration::from_secs(60), freed(&replaced)).await.expect("the publisher frees it");
+            let kept = usize::from(version > 1);
+            assert_eq!(
+                (replaced.strong_count(), old.strong_count()),
+                (2 * kept, kept),
+                "with table {version}"
+            );
+            let both = async { (freed(&replaced).await, freed(&old).await) };
+            timeout(Duration::from_secs(60), both).await.expect("the publisher frees it");
             replaced = Arc::downgrade(table.load().cluster_of_name("c").unwrap());
+            old = Arc::downgrade(&table.load());
         }
         drop(snapshots);
         running.await.unwrap();

@@ -147,8 +147,10 @@ async fn series_with_envoys_names_have_envoys_values() {
 
     let open = (drive(other.listener).await, drive(address).await);
     let over = "envoy_listener_downstream_cx_destroy{address}";
+    let lengths = "envoy_listener_downstream_cx_length_ms_count{address}";
     settled(other.admin, over, 9.0).await;
-    // What Envoy says of the server it finds out from time to time.
+    // What Envoy says of the server, and of how long something took, it finds out from time to time.
+    settled(other.admin, lengths, 9.0).await;
     let open_now = "envoy_server_total_connections";
     let theirs = settled(other.admin, open_now, 2.0).await;
     let ours = settled(app.admin_address(), over, 9.0).await;
@@ -157,7 +159,7 @@ async fn series_with_envoys_names_have_envoys_values() {
 
     drop(open);
     settled(other.admin, over, 11.0).await;
-    settled(other.admin, "envoy_listener_downstream_cx_length_ms_count{address}", 11.0).await;
+    settled(other.admin, lengths, 11.0).await;
     let theirs = settled(other.admin, open_now, 0.0).await;
     let ours = settled(app.admin_address(), over, 11.0).await;
     alike(&ours, &theirs, |_| false);
