@@ -178,7 +178,7 @@ impl Table {
                 replaced.extend(next.clusters.insert(Arc::clone(name), cluster));
             }
         }
-        next.count_replicas(now);
+        replaced.extend(next.count_replicas(now));
         let listeners = snapshot.listeners.iter().map(|(name, config)| {
             let listener = match old.listeners.get(name) {
                 Some(old) if Arc::ptr_eq(&old.config, config) || old.config == *config => Arc::clone(old),
@@ -212,23 +212,25 @@ impl Table {
         self.clusters.remove(name)
     }
 
-    /// Looks where the gateway's replicas are. Clusters that keep to its zone follow.
-    fn count_replicas(&mut self, now: Instant) {
+    /// Looks where the gateway's replicas are. Clusters that keep to its zone follow; gives what they replace.
+    fn count_replicas(&mut self, now: Instant) -> Vec<Arc<Cluster>> {
         let mut replicas = BTreeMap::new();
         let local = self.clusters.get(self.process.local_cluster.as_str()).map(|local| &local.endpoints);
         for replica in local.into_iter().flatten().filter(|endpoint| endpoint.takes_connections()) {
             *replicas.entry((*replica.locality).clone()).or_default() += 1;
         }
+        let mut replaced = Vec::new();
         if replicas == self.process.replicas {
-            return;
+            return replaced;
         }
         self.process = Arc::new(Process { replicas, ..(*self.process).clone() });
         for name in &self.zoned {
             if let Some(cluster) = self.clusters.get(name) {
                 let cluster = Arc::new(cluster.in_process(&self.process, now));
-                self.clusters.insert(Arc::clone(name), cluster);
+                replaced.extend(self.clusters.insert(Arc::clone(name), cluster));
             }
         }
+        replaced
     }
 
     /// The listeners, in no order.

@@ -40,6 +40,7 @@ pub(super) struct Rounds {
 }
 
 /// Who gets the updates, and what the rounds were in which it did.
+#[derive(Default)]
 struct Side {
     who: &'static str,
     through: Vec<Latencies>,
@@ -54,8 +55,7 @@ impl Rounds {
             "{CONNECTIONS} connections/s from when each is due, {ROUNDS} rounds of {LENGTH:?}; {RATE} EDS updates/s in turn \
              to a client that throws them away (quiet) and to the gateway (busy)"
         );
-        let side =
-            |who| Side { who, through: Vec::new(), bare: Vec::new(), shares: Vec::new(), waits: Vec::new() };
+        let side = |who| Side { who, ..Side::default() };
         let (mut quiet, mut busy) = (side(plane::SINK), side(plane::GATEWAY));
         for round in 0..ROUNDS {
             // Each goes first as often as the other, so that what gets slower or faster by itself cancels out.
